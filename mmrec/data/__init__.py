@@ -1,0 +1,1 @@
+"""Tables in, datasets out: importers, preparation, splits, downloads and the batches that training eats."""

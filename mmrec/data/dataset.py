@@ -1,0 +1,255 @@
+"""A dataset folder read back: tables, id maps, splits and features, checked by hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmrec.data.histories import Histories, Ids
+from mmrec.errors import DataError, FeatureError, did_you_mean
+from mmrec.files import content_hash, read_json, read_table, sha256_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmrec.encode.features import FeatureTable
+
+FORMAT = 1
+PARTS = ("train", "valid", "test")  # label 0, 1, 2 of a split; -1 marks an interaction that is left out
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Which interactions are for training, validation and test.
+
+    Attributes:
+        name: Folder name of the split.
+        manifest: Protocol, options, seed, counts and hashes as written by :func:`mmrec.data.split.write_split`.
+        train: Training items of each user.
+        valid: Validation items of each user.
+        test: Test items of each user. Only :func:`mmrec.evaluate.evaluate` and the reports read it.
+    """
+
+    name: str
+    manifest: Mapping[str, Any]
+    train: Histories
+    valid: Histories
+    test: Histories
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the labels."""
+        return str(self.manifest["labels_sha256"])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """All that a model may see: sizes, training histories and item features.
+
+    Attributes:
+        n_users: Number of users, with and without training interactions.
+        n_items: Number of items, with and without training interactions.
+        train: Training items of each user, no pair twice.
+        features: Feature tables by modality (``text``, ``image``, …).
+    """
+
+    n_users: int
+    n_items: int
+    train: Histories
+    features: Mapping[str, FeatureTable]
+
+
+class Dataset:
+    """A dataset folder (``dataset.json``, Parquet tables, ``images/``, ``splits/``, ``features/``).
+
+    Internal ids are row numbers: item ``i`` is row ``i`` of :attr:`items`, user ``u`` row ``u`` of :attr:`users`.
+
+    Args:
+        path: The folder.
+        check: Compare the tables' SHA-256 with those recorded at import.
+
+    Raises:
+        DataError: No dataset there, written by a newer mmrec, or changed after import.
+    """
+
+    def __init__(self, path: str | Path, *, check: bool = True) -> None:
+        self.path = Path(path)
+        if not (self.path / "dataset.json").is_file():
+            raise DataError(
+                "a dataset folder with dataset.json",
+                f"none in {self.path}",
+                f"mmrec data import SOURCE --to {self.path}",
+            )
+        self.manifest: dict[str, Any] = read_json(self.path / "dataset.json")
+        if self.manifest.get("format") != FORMAT:
+            raise DataError(
+                f"dataset format {FORMAT}", f"{self.manifest.get('format')}", "import the data again"
+            )
+        if check:
+            self._check_files()
+
+    def _check_files(self) -> None:
+        for name, recorded in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise DataError(
+                    f"{name} as imported", f"no such file in {self.path}", "restore it or import again"
+                )
+            if file.stat().st_size != recorded["bytes"] or sha256_file(file) != recorded["sha256"]:
+                raise DataError(
+                    f"{name} as imported (sha256 {recorded['sha256'][:12]}…)",
+                    f"{file} was changed after import",
+                    "restore the file, or import again into a new folder: splits and features belong to the old one",
+                )
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}: {self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions)"
+
+    @property
+    def name(self) -> str:
+        """Name given at import."""
+        return str(self.manifest["name"])
+
+    @property
+    def hash(self) -> str:
+        """Content hash of the tables."""
+        return content_hash({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return int(self.manifest["counts"]["users"])
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return int(self.manifest["counts"]["items"])
+
+    @property
+    def n_interactions(self) -> int:
+        """Number of interactions."""
+        return int(self.manifest["counts"]["interactions"])
+
+    @cached_property
+    def interactions(self) -> pd.DataFrame:
+        """Columns ``user`` and ``item`` (internal ids), and where known ``timestamp``, ``rating``, ``label``, …"""
+        return read_table(self.path / "interactions.parquet")
+
+    @cached_property
+    def items(self) -> pd.DataFrame:
+        """Row i is item i: ``item_id``, ``image`` (a path under :attr:`images`, or missing), texts, attributes."""
+        return read_table(self.path / "items.parquet")
+
+    @cached_property
+    def users(self) -> pd.DataFrame:
+        """Row u is user u: ``user_id`` and attributes."""
+        return read_table(self.path / "users.parquet")
+
+    @property
+    def images(self) -> Path:
+        """Folder of the pictures; ``items["image"]`` is relative to it."""
+        return self.path / str(self.manifest.get("images", "images"))
+
+    @cached_property
+    def _user_rows(self) -> dict[str, int]:
+        return {user_id: row for row, user_id in enumerate(self.users["user_id"].tolist())}
+
+    @cached_property
+    def _item_rows(self) -> dict[str, int]:
+        return {item_id: row for row, item_id in enumerate(self.items["item_id"].tolist())}
+
+    def user(self, user_id: str) -> int:
+        """Internal id of a user.
+
+        Raises:
+            DataError: Unknown user.
+        """
+        try:
+            return self._user_rows[str(user_id)]
+        except KeyError:
+            first = ", ".join(list(self._user_rows)[:3])
+            raise DataError(f"a user of {self.name}", repr(user_id), f"use an id such as {first}") from None
+
+    def item(self, item_id: str) -> int:
+        """Internal id of an item.
+
+        Raises:
+            DataError: Unknown item.
+        """
+        try:
+            return self._item_rows[str(item_id)]
+        except KeyError:
+            first = ", ".join(list(self._item_rows)[:3])
+            raise DataError(f"an item of {self.name}", repr(item_id), f"use an id such as {first}") from None
+
+    def split_names(self) -> list[str]:
+        """Names of the splits made so far."""
+        return sorted(file.stem for file in (self.path / "splits").glob("*.parquet"))
+
+    def split(self, name: str = "default") -> Split:
+        """Read a split.
+
+        Raises:
+            DataError: No such split, or it belongs to other interactions.
+        """
+        folder = self.path / "splits"
+        if name not in self.split_names():
+            found = ", ".join(self.split_names()) or "none yet"
+            raise DataError(
+                f"the split {name!r} of {self.path}", found, f"mmrec data split {self.path} --name {name}"
+            )
+        manifest = read_json(folder / f"{name}.json")
+        labels = read_table(folder / f"{name}.parquet")["label"].to_numpy()
+        if manifest["dataset"] != self.hash or len(labels) != self.n_interactions:
+            raise DataError(
+                f"the split {name!r} of this dataset",
+                "one of other interactions",
+                f"mmrec data split {self.path} --name {name}",
+            )
+        users = self.interactions["user"].to_numpy(dtype=np.int64)
+        items = self.interactions["item"].to_numpy(dtype=np.int64)
+        parts = [
+            Histories.from_pairs(users[labels == p], items[labels == p], self.n_users)
+            for p in range(len(PARTS))
+        ]
+        return Split(name, manifest, *parts)
+
+    def feature_names(self) -> list[str]:
+        """Names of the feature tables made so far."""
+        return sorted(file.parent.name for file in (self.path / "features").glob("*/manifest.json"))
+
+    def features(self, name: str) -> FeatureTable:
+        """Open a feature table (memory-mapped).
+
+        Raises:
+            FeatureError: No such features, or they do not fit the items.
+        """
+        from mmrec.encode.features import FeatureTable
+
+        names = self.feature_names()
+        if name not in names:
+            hint = (
+                did_you_mean(name, names)
+                if names
+                else f"mmrec encode {self.path} --modality text --name {name}"
+            )
+            raise FeatureError(f"features {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
+        return FeatureTable.open(self.path / "features" / name, n_items=self.n_items)
+
+    def training_data(self, split: Split, features: Mapping[str, str]) -> TrainingData:
+        """What a model may see of this dataset: training pairs of ``split`` and named features by modality."""
+        tables = {modality: self.features(name) for modality, name in features.items()}
+        return TrainingData(self.n_users, self.n_items, split.train, tables)
+
+
+def unique_pairs(users: Ids, items: Ids, n_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Mask ``(n,)`` that keeps the first occurrence of each (user, item) pair."""
+    _, first = np.unique(users * n_items + items, return_index=True)
+    keep = np.zeros(len(users), dtype=bool)
+    keep[first] = True
+    return keep

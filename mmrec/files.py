@@ -1,0 +1,173 @@
+"""Files that are either whole or absent: atomic writes, JSON, Parquet, arrays and content hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrec.errors import DataError, DiskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the folder of ``path``; rename it to ``path`` when the block ends well.
+
+    The content is flushed to disk before the rename, so that after a crash at any moment the file is the old
+    one or the new one, never a part. When the block raises, the temporary file is removed.
+
+    Raises:
+        DiskError: The disk is full or may not be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with _disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; rename it to ``path`` when the block ends well.
+
+    Raises:
+        DataError: ``path`` exists and is not an empty folder.
+        DiskError: The disk is full or may not be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(
+            "a new or empty folder", f"{path} with files in it", "choose another folder, or remove it first"
+        )
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with _disk_errors(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                path.rmdir()
+            temporary.rename(path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as indented JSON with sorted keys."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` atomically as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that mmrec wrote.
+
+    Raises:
+        DataError: The file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"the file {path.name}", f"no such file in {path.parent}", "check the folder's name"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"JSON in {path}", f"{error}", "restore the file or make the folder again") from None
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically as Parquet."""
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet table that mmrec wrote.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"the table {path.name}", f"no such file in {path.parent}", "check the folder's name"
+        ) from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are both
+        raise DataError(
+            f"a Parquet table in {path}", f"{error}", "restore the file or import the data again"
+        ) from None
+
+
+def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """Write an array atomically as .npy without pickle."""
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form: the key of every cache."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        free = _free_bytes(path)
+        raise DiskError(
+            f"a disk that takes {path}",
+            f"{error.strerror or error} ({free / 2**20:.0f} MiB free); nothing half-written was left",
+            "free space or choose another folder, then run the same command again",
+        ) from error
+
+
+def _free_bytes(path: Path) -> int:
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut (the folder entry is data too)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

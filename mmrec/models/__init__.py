@@ -1,0 +1,1 @@
+"""The models, one file each; :mod:`mmrec.registry` has their short names."""

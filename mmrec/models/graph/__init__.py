@@ -1,0 +1,1 @@
+"""Graph models over item features."""
