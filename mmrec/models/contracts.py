@@ -1,0 +1,133 @@
+"""What a model has to offer, structurally: no base class, only these methods and a few class attributes.
+
+A model class declares in one line each::
+
+    batches = "pairs"          # what it trains on; None for closed forms, which have fit(data) instead of loss
+    modalities = "required"    # "none", "optional" or "required": does it read item features
+    cold_items = True          # scores items without training interactions by something better than chance
+
+    config_type = Config       # a frozen pydantic model in the same file
+
+and is built by ``__init__(self, config, data)``.
+
+Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from mmrec.data.dataset import TrainingData
+from mmrec.data.histories import Histories, Ids
+
+
+class ModelConfig(BaseModel):
+    """Base of the models' configs: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True, eq=False)
+class Users:
+    """A block of users to score: who they are and what they did.
+
+    Attributes:
+        ids: ``(b,)`` internal user ids.
+        histories: Row j holds the training items of ``ids[j]``.
+    """
+
+    ids: Ids
+    histories: Histories
+
+    @classmethod
+    def of(cls, train: Histories, ids: Ids) -> Users:
+        """The users ``ids`` with their training histories."""
+        return cls(ids, train.select(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Vectors whose inner products are the scores, computed once in evaluation mode.
+
+    Attributes:
+        items: ``(n_items, d)``.
+        encode: Gives the vectors ``(b, d)`` of a block of users.
+    """
+
+    items: Tensor
+    encode: Callable[[Users], Tensor]
+
+    @classmethod
+    def from_tables(cls, users: Tensor, items: Tensor) -> Vectors:
+        """Vectors of models with a table ``(n_users, d)`` of users."""
+        return cls(items, lambda block: users[torch.from_numpy(block.ids).to(users.device)])
+
+    def users(self, users: Users) -> Tensor:
+        """Vectors ``(b, d)`` of a block of users."""
+        return self.encode(users)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores the full catalogue."""
+
+    def scores(self, users: Users) -> Tensor:
+        """Scores ``(b, n_items)``."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Trains on batches; its score is an inner product."""
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+        ...
+
+    def vectors(self) -> Vectors:
+        """Vectors in evaluation mode."""
+        ...
+
+
+class Model(Protocol):
+    """What every model class declares."""
+
+    config_type: ClassVar[type[ModelConfig]]
+    batches: ClassVar[str | None]
+    modalities: ClassVar[str]
+    cold_items: ClassVar[bool]
+
+    def __init__(self, config: Any, data: TrainingData) -> None: ...
+
+
+def contract_of(model: type) -> str:
+    """``retriever`` or ``scorer``."""
+    return "retriever" if hasattr(model, "vectors") else "scorer"
+
+
+def scoring(model: Any, train: Histories) -> Callable[[Ids], Tensor]:
+    """A function from user ids ``(b,)`` to scores ``(b, n_items)`` of a model in evaluation mode.
+
+    The result is only valid until the next call, which may reuse its memory.
+    """
+    if contract_of(type(model)) == "scorer":
+        return lambda ids: model.scores(Users.of(train, ids))
+    vectors: Vectors = model.vectors()
+    transposed = vectors.items.T.contiguous()
+    buffers: dict[int, Tensor] = {}
+
+    def score(ids: Ids) -> Tensor:
+        queries = vectors.users(Users.of(train, ids))
+        # A fresh block of scores costs more in page faults than the product itself: keep one per block size.
+        if len(ids) not in buffers:
+            buffers.clear()
+            buffers[len(ids)] = queries.new_empty(len(ids), transposed.shape[1])
+        return torch.mm(queries, transposed, out=buffers[len(ids)])
+
+    return score
