@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmrec.data.histories import Histories, Ids
 from mmrec.errors import DataError, FeatureError, did_you_mean
@@ -218,6 +219,21 @@ class Dataset:
             for p in range(len(PARTS))
         ]
         return Split(name, manifest, *parts)
+
+    def text_columns(self) -> list[str]:
+        """Columns of :attr:`items` with free text, as recorded at import."""
+        kinds: Mapping[str, str] = self.manifest["columns"].get("items", {})
+        return [column for column, kind in kinds.items() if kind == "text"]
+
+    def modalities(self) -> dict[str, NDArray[np.bool_]]:
+        """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""
+        masks = {}
+        if "image" in self.items:
+            masks["image"] = self.items["image"].notna().to_numpy(dtype=bool)
+        if columns := self.text_columns():
+            filled = [self.items[column].fillna("").astype(str).str.strip() != "" for column in columns]
+            masks["text"] = np.any([column.to_numpy(dtype=bool) for column in filled], axis=0)
+        return {modality: present for modality, present in masks.items() if present.any()}
 
     def feature_names(self) -> list[str]:
         """Names of the feature tables made so far."""

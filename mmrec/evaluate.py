@@ -1,0 +1,229 @@
+"""Full-catalogue evaluation of a run: metrics, slices, per-user results; the one place that opens the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmrec.callable_module import make_callable
+from mmrec.config import EvaluateConfig
+from mmrec.data.dataset import Dataset, Split
+from mmrec.data.histories import Histories, Ids
+from mmrec.errors import ConfigError, DataError
+from mmrec.files import write_json, write_table
+from mmrec.metrics import catalogue_metrics, find_hits, user_metrics
+from mmrec.progress import note
+from mmrec.rank import rank
+from mmrec.runs import Run, now
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+make_callable(__name__, "mmrec.evaluate:evaluate")
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results of one model on one part of a split.
+
+    Attributes:
+        users: ``(n,)`` internal ids of the evaluated users.
+        lists: ``(n, max k)`` ranked item ids, -1 where a list is shorter.
+        per_user: Metric name to ``(n,)`` values.
+        metrics: Metric name to its mean over users; catalogue metrics beside them.
+        slices: Slice name to ``{"n_users", "metrics"}``.
+    """
+
+    users: Ids
+    lists: Ids
+    per_user: dict[str, NDArray[np.float64]]
+    metrics: dict[str, float]
+    slices: dict[str, dict[str, Any]]
+
+
+def evaluated_users(train: Histories, held: Histories) -> Ids:
+    """Users with at least one held-out and one training item; the others cannot be judged by these models."""
+    return np.flatnonzero((held.counts > 0) & (train.counts > 0))
+
+
+def rank_and_measure(
+    score: Callable[[Ids], Tensor],
+    train: Histories,
+    held: Histories,
+    n_items: int,
+    ks: Sequence[int],
+    *,
+    mask: Histories | None = None,
+    item_slices: Masks | None = None,
+    user_slices: Masks | None = None,
+) -> Evaluation:
+    """Rank all items for each user with held-out items and measure the lists.
+
+    Args:
+        score: Scores ``(b, n_items)`` of a block of user ids.
+        train: Training items, for popularity and to choose the users.
+        held: Held-out items to find.
+        n_items: Size of the catalogue.
+        ks: Cut-offs.
+        mask: Items that may not be recommended to each user; the training items if None.
+        item_slices: Masks ``(n_items,)``: metrics over the held-out items inside only; candidates stay the catalogue.
+        user_slices: Masks ``(n_users,)``: metrics over the users inside only.
+    """
+    users = evaluated_users(train, held)
+    if not len(users):
+        raise DataError(
+            "users with held-out and training items", "none", "check the split with mmrec data show"
+        )
+    ranking = rank(score, users, n_items, max(ks), exclude=train if mask is None else mask)
+    own = held.select(users)
+    hits = find_hits(ranking.items, own)
+    per_user = user_metrics(hits, own.counts, ks)
+    train_counts = np.bincount(train.items, minlength=n_items)
+    metrics = {name: float(values.mean()) for name, values in per_user.items()}
+    metrics |= catalogue_metrics(ranking.items, train_counts, int((train.counts > 0).sum()), ks)
+    slices = {name: _user_slice(inside[users], per_user) for name, inside in (user_slices or {}).items()}
+    slices |= {
+        name: _item_slice(inside, hits, ranking.items, own, ks)
+        for name, inside in (item_slices or {}).items()
+    }
+    return Evaluation(users, ranking.items, per_user, metrics, slices)
+
+
+def _user_slice(inside: NDArray[np.bool_], per_user: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    means = {name: float(values[inside].mean()) for name, values in per_user.items()} if inside.any() else {}
+    return {"n_users": int(inside.sum()), "metrics": means}
+
+
+def _item_slice(
+    inside: NDArray[np.bool_], hits: NDArray[np.bool_], lists: Ids, held: Histories, ks: Sequence[int]
+) -> dict[str, Any]:
+    """Metrics when only held-out items of the slice count; users without such an item are left out."""
+    users = held.users[inside[held.items]]
+    counts = np.bincount(users, minlength=held.n_users)
+    chosen = np.flatnonzero(counts)
+    if not len(chosen):
+        return {"n_users": 0, "metrics": {}}
+    values = user_metrics(hits[chosen] & inside[lists[chosen]], counts[chosen], ks)
+    return {"n_users": len(chosen), "metrics": {name: float(value.mean()) for name, value in values.items()}}
+
+
+def evaluate(
+    run: Run | str | Path, split: str = "test", *, data: str | Path | None = None, mask: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a trained run and write ``<split>.json`` and the per-user table into its folder.
+
+    Opening the test split is recorded in the run's manifest, with time and result.
+
+    Args:
+        run: A run or its folder.
+        split: ``valid`` or ``test``.
+        data: Where the dataset is now, if it has moved.
+        mask: ``train`` or ``train+valid``; the run's config decides if None. At test only.
+
+    Returns:
+        ``{"run", "split", "n_users", "metrics", "slices", "protocol"}``.
+
+    Raises:
+        ConfigError: Unknown part of the split.
+        DataError: Dataset, split or features are not those of the run.
+        NotFittedError: The run has no usable checkpoint.
+    """
+    from mmrec.models.contracts import scoring
+
+    if split not in ("valid", "test"):
+        raise ConfigError("split valid or test", repr(split), "training items are not evaluated")
+    run = run if isinstance(run, Run) else Run(run)
+    dataset = run.dataset(data)
+    parts = run.split(dataset)
+    settings = EvaluateConfig(ks=run.config.evaluate.ks, mask=mask or run.config.evaluate.mask)
+    model = run.model(run.training_data(dataset, parts))
+    held = parts.valid if split == "valid" else parts.test
+    hide_valid = split == "test" and settings.mask == "train+valid"
+    result = rank_and_measure(
+        scoring(model, parts.train),
+        parts.train,
+        held,
+        dataset.n_items,
+        settings.ks,
+        mask=parts.train.union(parts.valid) if hide_valid else None,
+        item_slices=item_slices(dataset, parts),
+        user_slices=user_slices(parts),
+    )
+    document = {
+        "run": str(run.path),
+        "model": run.config.model,
+        "seed": run.config.train.seed,
+        "split": split,
+        "n_users": len(result.users),
+        "metrics": result.metrics,
+        "slices": result.slices,
+        "protocol": protocol(dataset, parts, settings),
+    }
+    _save(run, split, document, result, dataset)
+    return document
+
+
+def _save(run: Run, split: str, document: dict[str, Any], result: Evaluation, dataset: Dataset) -> None:
+    if split == "test":
+        opened = run.manifest["test_opened"]
+        if opened:
+            note(
+                f"the test split was opened before, first on {opened[0]['when']}; this is recorded in the manifest"
+            )
+        entry = {"when": now(), "mask": document["protocol"]["mask"], "metrics": document["metrics"]}
+        run.update(test_opened=[*opened, entry])
+    write_table(
+        run.path / ("per_user.parquet" if split == "test" else f"per_user-{split}.parquet"),
+        _table(result, dataset),
+    )
+    write_json(run.path / f"{split}.json", document)
+
+
+def _table(result: Evaluation, dataset: Dataset) -> pd.DataFrame:
+    import pandas as pd
+
+    ids = dataset.users["user_id"].to_numpy()[result.users]
+    return pd.DataFrame({"user": result.users, "user_id": ids, **result.per_user})
+
+
+def protocol(dataset: Dataset, parts: Split, settings: EvaluateConfig) -> dict[str, Any]:
+    """Everything that has to be equal for two results to be comparable."""
+    return {
+        "dataset": dataset.name,
+        "dataset_hash": dataset.hash,
+        "split": parts.name,
+        "split_protocol": parts.manifest["protocol"],
+        "split_hash": parts.hash,
+        "mask": settings.mask,
+        "ks": list(settings.ks),
+        "candidates": "all items",
+        "ties": "ascending item id",
+        "users": "with at least one held-out and one training item",
+    }
+
+
+def item_slices(dataset: Dataset, parts: Split) -> dict[str, NDArray[np.bool_]]:
+    """Masks ``(n_items,)``: cold items (no training interaction), items without image, items without text."""
+    masks = {"items: cold": np.bincount(parts.train.items, minlength=dataset.n_items) == 0}
+    masks |= {f"items: without {modality}": ~present for modality, present in dataset.modalities().items()}
+    return {name: inside for name, inside in masks.items() if inside.any()}
+
+
+def user_slices(parts: Split) -> dict[str, NDArray[np.bool_]]:
+    """Masks ``(n_users,)`` by number of training interactions, cut near thirds of the users who have some."""
+    counts = parts.train.counts
+    low, high = (int(cut) for cut in np.quantile(counts[counts > 0], [1 / 3, 2 / 3]))
+    masks = {
+        f"users: up to {low} interactions": (counts > 0) & (counts <= low),
+        f"users: {low + 1} to {high} interactions": (counts > low) & (counts <= high),
+        f"users: over {high} interactions": counts > high,
+    }
+    return {name: inside for name, inside in masks.items() if inside.any()}

@@ -1,0 +1,72 @@
+"""Short names of models; nothing is imported until it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mmrec.errors import ConfigError, did_you_mean
+
+MODELS = {
+    "bpr": "mmrec.models.baseline.bpr:BPR",
+    "freedom": "mmrec.models.graph.freedom:FREEDOM",
+    "itemknn": "mmrec.models.baseline.itemknn:ItemKNN",
+    "lightgcn": "mmrec.models.graph.lightgcn:LightGCN",
+    "popularity": "mmrec.models.baseline.popularity:Popularity",
+    "vbpr": "mmrec.models.graph.vbpr:VBPR",
+}
+
+
+def load_class(path: str) -> Any:
+    """Import ``package.module:Class``.
+
+    Raises:
+        ConfigError: No such module or class.
+    """
+    module_name, _, class_name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "an import path package.module:Class", f"{path!r}: {error}", "check the spelling and PYTHONPATH"
+        ) from None
+
+
+def model_class(name: str) -> Any:
+    """The class of a short name, or of an import path ``package.module:Class``.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    if ":" in name:
+        return load_class(name)
+    if name not in MODELS:
+        raise ConfigError(
+            "a model name or package.module:Class", repr(name), did_you_mean(name, list(MODELS))
+        )
+    return load_class(MODELS[name])
+
+
+def describe_models() -> list[dict[str, Any]]:
+    """One entry per short name: contract, batches, modalities, cold items, hyper-parameters."""
+    from mmrec.models.contracts import contract_of
+
+    entries = []
+    for name in MODELS:
+        model = model_class(name)
+        fields = model.config_type.model_fields
+        entries.append(
+            {
+                "name": name,
+                "contract": contract_of(model),
+                "batches": model.batches,
+                "modalities": model.modalities,
+                "cold_items": model.cold_items,
+                "summary": (model.__doc__ or "").strip().splitlines()[0],
+                "params": {
+                    key: {"default": field.default, "meaning": field.description}
+                    for key, field in fields.items()
+                },
+            }
+        )
+    return entries

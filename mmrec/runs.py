@@ -1,0 +1,278 @@
+"""A run folder: resolved config, manifest, metrics per epoch, checkpoints, results."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mmrec
+from mmrec.config import ExperimentConfig, load_config, read_yaml
+from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.errors import ConfigError, DataError, NotFittedError
+from mmrec.files import atomic_path, content_hash, read_json, sha256_file, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+BEST = "checkpoint/best.safetensors"
+LAST = "checkpoint/last.safetensors"
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        NotFittedError: No run there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "manifest.json").is_file():
+            raise NotFittedError(
+                "a run folder with manifest.json", f"none in {self.path}", "mmrec train CONFIG --run DIR"
+            )
+        self.manifest: dict[str, Any] = read_json(self.path / "manifest.json")
+        self.config: ExperimentConfig = load_config(read_yaml(self.path / "config.yaml"))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.config.model} on {self.manifest['dataset']['name']}, {self.manifest['status']})"
+
+    @property
+    def finished(self) -> bool:
+        """True once training has ended by itself."""
+        return bool(self.manifest["status"] == "finished")
+
+    def update(self, **changes: Any) -> None:
+        """Write changed entries of the manifest."""
+        self.manifest |= changes
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def dataset(self, path: str | Path | None = None) -> Dataset:
+        """The dataset of the run, checked by hash.
+
+        Args:
+            path: Where it is now, if it has moved.
+
+        Raises:
+            DataError: Not the dataset that the run was trained on.
+        """
+        dataset = Dataset(path or self.manifest["dataset"]["path"])
+        if dataset.hash != self.manifest["dataset"]["hash"]:
+            raise DataError(
+                f"the dataset {self.manifest['dataset']['name']} ({self.manifest['dataset']['hash'][:12]}…) of {self.path}",
+                f"{dataset.name} ({dataset.hash[:12]}…) in {dataset.path}",
+                "name the right folder with --data, or train on this dataset",
+            )
+        return dataset
+
+    def split(self, dataset: Dataset) -> Split:
+        """The split of the run, checked by hash.
+
+        Raises:
+            DataError: The split was made anew since.
+        """
+        split = dataset.split(self.config.split)
+        if split.hash != self.manifest["split"]["hash"]:
+            raise DataError(
+                f"the split {split.name!r} the run was trained on ({self.manifest['split']['hash'][:12]}…)",
+                f"another one of that name ({split.hash[:12]}…)",
+                "make the old split again (its seed and protocol are in manifest.json), or train again",
+            )
+        return split
+
+    def training_data(self, dataset: Dataset, split: Split) -> TrainingData:
+        """What the model was trained on, features checked by hash.
+
+        Raises:
+            DataError: Features were made anew since.
+        """
+        data = dataset.training_data(split, self.config.features)
+        for modality, table in data.features.items():
+            recorded = self.manifest["features"][modality]["hash"]
+            if table.hash != recorded:
+                raise DataError(
+                    f"the features {table.name!r} the run was trained on ({recorded[:12]}…)",
+                    f"others of that name ({table.hash[:12]}…)",
+                    "encode as recorded in the manifest, or train again",
+                )
+        return data
+
+    def model(self, data: TrainingData) -> Any:
+        """The trained model in evaluation mode.
+
+        Raises:
+            NotFittedError: No checkpoint yet, or a damaged one.
+        """
+        file = self.path / BEST
+        if not file.is_file():
+            raise NotFittedError(
+                f"a trained model in {self.path}", "no checkpoint", f"mmrec train {self.path} --resume"
+            )
+        recorded = self.manifest.get("checkpoint_sha256")
+        if recorded is not None and sha256_file(file) != recorded:
+            raise NotFittedError(
+                f"the checkpoint as it was written (sha256 {recorded[:12]}…)",
+                f"{file} was changed or damaged",
+                "train again",
+            )
+        state, _ = load_tensors(file)
+        model = build_model(self.config, data)
+        restore(model, state, file)
+        return model.eval()
+
+
+def build_model(config: ExperimentConfig, data: TrainingData) -> Any:
+    """A new model; its initial values depend on the seed alone and the global generator is left as it was."""
+    import torch
+
+    from mmrec.registry import model_class
+
+    kind = model_class(config.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        return kind(kind.config_type(**config.params), data)
+
+
+def restore(model: Any, state: dict[str, Tensor], file: Path) -> None:
+    """Put saved tensors into a model.
+
+    Raises:
+        NotFittedError: They do not fit.
+    """
+    import torch
+
+    buffers = dict(model.named_buffers())
+    for name, tensor in state.items():  # closed forms learn the size of their tables from the data
+        if model.batches is None and name in buffers and buffers[name].shape != tensor.shape:
+            setattr(model, name, torch.empty_like(tensor))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise NotFittedError(f"tensors of {type(model).__name__} in {file}", reason, "train again") from None
+
+
+def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and JSON metadata atomically; the same content gives the same bytes."""
+    import safetensors.torch
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    content = safetensors.torch.save(contiguous, {"mmrec": json.dumps(metadata, sort_keys=True)})
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Raises:
+        NotFittedError: Missing or damaged.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 not a dict
+            return tensors, json.loads((opened.metadata() or {})["mmrec"])
+    except (OSError, safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise NotFittedError(
+            f"an intact checkpoint {file}", f"{error}", "remove the run folder and train again"
+        ) from None
+
+
+def create_run(
+    path: Path, config: ExperimentConfig, dataset: Dataset, split: Split, data: TrainingData
+) -> Run:
+    """Write config and manifest of a new run.
+
+    Raises:
+        ConfigError: The folder is not empty.
+    """
+    if (path / "manifest.json").exists():
+        status = read_json(path / "manifest.json")["status"]
+        raise ConfigError(
+            "a new run folder",
+            f"{path} holds a run ({status})",
+            f"mmrec train {path} --resume, or another --run",
+        )
+    if path.exists() and any(path.iterdir()):
+        raise ConfigError("a new or empty run folder", f"{path} with other files", "choose another --run")
+    write_text(path / "config.yaml", config.to_yaml())
+    manifest = {
+        "format": FORMAT,
+        "mmrec": mmrec.__version__,
+        "created": now(),
+        "status": "started",
+        "config_hash": content_hash(config.document()),
+        "dataset": {"name": dataset.name, "path": str(dataset.path.resolve()), "hash": dataset.hash},
+        "split": {"name": split.name, "hash": split.hash, "protocol": split.manifest["protocol"]},
+        "features": {
+            modality: {"name": table.name, "hash": table.hash} for modality, table in data.features.items()
+        },
+        "environment": environment(),
+        "test_opened": [],
+    }
+    write_json(path / "manifest.json", manifest)
+    return Run(path)
+
+
+def default_run_path(config: ExperimentConfig, dataset: Dataset) -> Path:
+    """``runs/DATASET/MODEL-HASH-seedN``: one folder per config and seed."""
+    document = config.document()
+    seed = document["train"].pop("seed")
+    name = config.model.rpartition(":")[2].lower()
+    return Path("runs") / dataset.name / f"{name}-{content_hash(document)[:6]}-seed{seed}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that can change the last bits of a result."""
+    from importlib.metadata import version
+
+    import torch
+
+    packages = ("torch", "numpy", "scipy", "pandas", "transformers", "pyarrow")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def now() -> str:
+    """Time of day in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def log_metrics(path: Path, first_epoch: int) -> Iterator[Any]:
+    """Append lines to ``metrics.jsonl``; lines of epochs that will be run again are dropped first."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # torn by a crash
+                break
+            if entry["epoch"] < first_epoch:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
+    with path.open("a", encoding="utf-8") as file:
+
+        def write(entry: dict[str, Any]) -> None:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+
+        yield write

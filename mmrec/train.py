@@ -1,0 +1,406 @@
+"""The one training loop: any model, any moment to stop, the same bits whether interrupted or not."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmrec.callable_module import make_callable
+from mmrec.config import ExperimentConfig, TrainConfig, load_config, read_config
+from mmrec.data.batches import PairBatch, PairBatches
+from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.errors import ConfigError, DataError, NotFittedError
+from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
+from mmrec.files import sha256_file
+from mmrec.metrics import USER_METRICS, parse_metric
+from mmrec.models.contracts import scoring
+from mmrec.progress import Progress, note
+from mmrec.registry import MODELS, model_class
+from mmrec.runs import (
+    BEST,
+    LAST,
+    Run,
+    build_model,
+    create_run,
+    default_run_path,
+    load_tensors,
+    log_metrics,
+    restore,
+    save_tensors,
+)
+
+make_callable(__name__, "mmrec.train:train")
+
+ORDER, PRUNING, DROPOUT = range(3)  # what a derived seed is for
+CUDA_CHECK_STEPS = 20  # a look at the loss makes the GPU wait, so it is rarer there
+
+
+@dataclass
+class _State:
+    """Where training stands: all that a resumed run has to know beside the tensors."""
+
+    epoch: int = 0  # the epoch under way
+    step: int = 0  # steps of it that are done
+    best: float = -math.inf
+    best_epoch: int = -1
+    stale: int = 0  # validations since the best one
+    terms: list[str] = field(default_factory=list)  # names of the loss terms
+
+
+def train(
+    config: str | Path | Mapping[str, Any] | ExperimentConfig,
+    data: Dataset | str | Path | None = None,
+    *,
+    features: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Run:
+    """Train a model and write a run folder.
+
+    Args:
+        config: A YAML file, a mapping, a config, the name of a model (then ``data`` is needed), or with ``resume`` a
+            run folder.
+        data: A dataset or its folder, in place of the config's.
+        features: Modality to feature name, in place of the config's.
+        params: Hyper-parameters, over the config's.
+        overrides: ``key.subkey=value`` strings, applied last.
+        seed: In place of ``train.seed``.
+        run: The run folder; ``runs/DATASET/MODEL-HASH-seedN`` if None.
+        resume: Continue an interrupted run; a finished one is returned as it is.
+        show_progress: Show a progress bar on stderr.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: Wrong config, or a run folder that is in use.
+        DataError: Wrong dataset or split.
+        FeatureError: Features are missing or do not fit.
+        NotFittedError: The loss is no longer finite, or a checkpoint is damaged.
+        KeyboardInterrupt: Interrupted; the run can be resumed.
+    """
+    if resume and isinstance(config, str | Path) and (Path(config) / "manifest.json").is_file():
+        opened = Run(config)
+        dataset = opened.dataset(data.path if isinstance(data, Dataset) else data)
+    else:
+        settings = resolve(config, data, features=features, params=params, overrides=overrides, seed=seed)
+        dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
+        path = Path(run) if run is not None else default_run_path(settings, dataset)
+        opened = _open_or_create(path, settings, dataset, resume=resume)
+    if opened.finished:
+        note(f"{opened.path} is finished already (best epoch {opened.manifest['best_epoch']})")
+        return opened
+    split = opened.split(dataset)
+    training = _Training(opened, opened.training_data(dataset, split), split, show_progress=show_progress)
+    training.run_to_end()
+    evaluate(opened, "valid", data=dataset.path)
+    return opened
+
+
+def resolve(
+    config: str | Path | Mapping[str, Any] | ExperimentConfig,
+    data: Dataset | str | Path | None = None,
+    *,
+    features: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> ExperimentConfig:
+    """The experiment that :func:`train` would run with these arguments.
+
+    Raises:
+        ConfigError: Wrong config.
+    """
+    changes: dict[str, Any] = {}
+    if data is not None:
+        changes["data"] = str(data.path if isinstance(data, Dataset) else data)
+    if features is not None:
+        changes["features"] = dict(features)
+    document: dict[str, Any]
+    if isinstance(config, ExperimentConfig):
+        document = config.document()
+    elif isinstance(config, Mapping):
+        document = dict(config)
+    elif str(config) in MODELS or ":" in str(config):
+        if data is None:
+            raise ConfigError(
+                "a dataset", f"the model name {config!r} alone", "add the dataset, or name a YAML file"
+            )
+        document = {"model": str(config)}
+    else:
+        document = read_config(Path(config))
+    document |= changes
+    document["params"] = {**document.get("params", {}), **(params or {})}
+    if seed is not None:
+        document["train"] = {**document.get("train", {}), "seed": seed}
+    return load_config(document, overrides)
+
+
+def _open_or_create(path: Path, config: ExperimentConfig, dataset: Dataset, *, resume: bool) -> Run:
+    if resume and (path / "manifest.json").is_file():
+        opened = Run(path)
+        if opened.config != config.model_copy(update={"data": opened.config.data}):
+            raise ConfigError(
+                f"the config of the run in {path}",
+                "another config",
+                "resume with the same one, or choose another --run",
+            )
+        opened.dataset(dataset.path)
+        return opened
+    split = dataset.split(config.split)
+    kind = model_class(config.model)
+    if kind.modalities == "required" and not config.features:
+        names = ", ".join(dataset.feature_names()) or f"none yet: mmrec encode {dataset.path} --modality text"
+        raise ConfigError(
+            f"item features for {config.model}, for example features: {{text: text-tfidf}}",
+            "no features in the config",
+            f"name one of this dataset's features ({names}), or choose a model without (mmrec models)",
+        )
+    parse_metric(config.train.monitor, USER_METRICS)
+    return create_run(path, config, dataset, split, dataset.training_data(split, config.features))
+
+
+class _Training:
+    """One run from its last checkpoint to its end."""
+
+    def __init__(self, run: Run, data: TrainingData, split: Split, *, show_progress: bool) -> None:
+        self.run, self.data, self.split, self.show = run, data, split, show_progress
+        self.settings: TrainConfig = run.config.train
+        self.device = choose_device(self.settings.device)
+        self.model = build_model(run.config, data).to(self.device)
+        self.state = _State()
+        self.sums: Tensor | None = None
+        self.interrupted = False
+        self.saved = time.monotonic()
+        if not len(evaluated_users(split.train, split.valid)):
+            raise DataError(
+                "validation items to choose the best epoch by",
+                f"none in the split {split.name!r}",
+                "make another split",
+            )
+
+    def run_to_end(self) -> None:
+        if self.model.batches is None:
+            self.model.fit(self.data)
+            self.state.best_epoch = 0
+            save_tensors(self.run.path / BEST, self.model.state_dict(), {"epoch": 0})
+        else:
+            with torch.random.fork_rng(), self._interruptible():
+                self._fit()
+        self.run.update(
+            status="finished",
+            best_epoch=self.state.best_epoch,
+            epochs_run=self.state.epoch,
+            checkpoint_sha256=sha256_file(self.run.path / BEST),
+        )
+
+    def _fit(self) -> None:
+        self.batches = PairBatches(self.data, self.settings.batch_size)
+        kind = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
+        self.optimizer = kind(
+            self.model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
+        )
+        if (self.run.path / LAST).is_file():
+            self._load()
+        total = self.settings.epochs
+        title = f"train {self.run.config.model}"
+        with (
+            Progress(title, total, done=self.state.epoch, unit="epochs", show=self.show) as progress,
+            log_metrics(self.run.path / "metrics.jsonl", self.state.epoch) as log,
+        ):
+            while self.state.epoch < total and self.state.stale < self.settings.patience:
+                started = time.monotonic()
+                losses = self._epoch()
+                value = self._validate()
+                seconds = round(time.monotonic() - started, 3)
+                entry = {"epoch": self.state.epoch, "loss": losses, "valid": value, "seconds": seconds}
+                self._judge(value)
+                log(entry)
+                self.state.epoch, self.state.step, self.sums = self.state.epoch + 1, 0, None
+                self._checkpoint()
+                progress.advance(detail=self._detail(losses, value))
+        if self.state.best_epoch < 0:
+            raise NotFittedError("a validation", "none in this run", "lower train.eval_every")
+        self._checkpoint(force=True)
+
+    def _detail(self, losses: Mapping[str, float], value: float | None) -> str:
+        shown = f"loss {sum(losses.values()):.4f}"
+        if value is not None:
+            shown += f" · valid {self.settings.monitor} {value:.4f}"
+        return f"{shown} (best {self.state.best:.4f} in epoch {self.state.best_epoch})"
+
+    def _epoch(self) -> dict[str, float]:
+        """Train from the current step to the end of the epoch; gives the mean of each loss term."""
+        epoch, settings = self.state.epoch, self.settings
+        self.model.train()
+        if hasattr(self.model, "on_epoch"):
+            self.model.on_epoch(derived_generator(settings.seed, epoch, PRUNING))
+        if self.state.step == 0:  # a resumed epoch goes on with the generator's saved state
+            torch.manual_seed(derived_seed(settings.seed, epoch, DROPOUT))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, epoch)
+        for batch in self.batches.epoch(derived_generator(settings.seed, epoch, ORDER), self.state.step):
+            terms = self._step(batch.to(self.device))
+            self.state.terms = list(terms)
+            values = torch.stack([term.detach().float() for term in terms.values()]).double()
+            self._check_finite(values)
+            self.sums = values if self.sums is None else self.sums + values
+            self.state.step += 1
+            if self.interrupted:
+                self._checkpoint(force=True)
+                raise KeyboardInterrupt
+            self._checkpoint()
+        assert self.sums is not None  # an epoch has at least one batch
+        return dict(zip(self.state.terms, (self.sums / self.state.step).tolist(), strict=True))
+
+    def _terms(self, batch: PairBatch) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            terms: dict[str, Tensor] = self.model.loss(batch)
+        return terms
+
+    def _step(self, batch: PairBatch) -> dict[str, Tensor]:
+        terms = self._terms(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        return terms
+
+    def _check_finite(self, values: Tensor) -> None:
+        if self.device.type == "cuda" and self.state.step % CUDA_CHECK_STEPS:
+            return
+        if torch.isfinite(values).all():
+            return
+        named = zip(self.state.terms, values.tolist(), strict=True)
+        broken = [f"{name} = {value}" for name, value in named if not math.isfinite(value)]
+        raise NotFittedError(
+            "finite losses",
+            f"{', '.join(broken)} in epoch {self.state.epoch}, step {self.state.step}",
+            "lower train.lr, set train.clip_norm, or look at the features of that term; the last good checkpoint is kept",
+        )
+
+    @torch.no_grad()
+    def _validate(self) -> float | None:
+        last = self.state.epoch + 1 == self.settings.epochs
+        if (self.state.epoch + 1) % self.settings.eval_every and not last:
+            return None
+        self.model.eval()
+        _, k = parse_metric(self.settings.monitor, USER_METRICS)
+        score = scoring(self.model, self.split.train)
+        result = rank_and_measure(score, self.split.train, self.split.valid, self.data.n_items, [k])
+        return result.metrics[self.settings.monitor]
+
+    def _judge(self, value: float | None) -> None:
+        if value is None:
+            return
+        if value > self.state.best:
+            self.state.best, self.state.best_epoch, self.state.stale = value, self.state.epoch, 0
+            save_tensors(self.run.path / BEST, self.model.state_dict(), {"epoch": self.state.epoch})
+        else:
+            self.state.stale += 1
+
+    def _checkpoint(self, *, force: bool = False) -> None:
+        """Save where training stands, at most every ``checkpoint_seconds``."""
+        if not force and time.monotonic() - self.saved < self.settings.checkpoint_seconds:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
+        tensors["rng"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng_cuda"] = torch.cuda.get_rng_state()
+        if self.sums is not None:
+            tensors["sums"] = self.sums
+        save_tensors(self.run.path / LAST, tensors, asdict(self.state))
+        self.saved = time.monotonic()
+
+    def _load(self) -> None:
+        file = self.run.path / LAST
+        tensors, state = load_tensors(file)
+        own = {
+            name.removeprefix("model."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("model.")
+        }
+        restore(self.model, own, file)
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, slot = name.split(".")
+                slots.setdefault(int(number), {})[slot] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        torch.set_rng_state(tensors["rng"])
+        if "rng_cuda" in tensors and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng_cuda"])
+        self.sums = tensors["sums"].to(self.device) if "sums" in tensors else None
+        self.state = _State(**state)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the step under way, save and stop; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
+
+        def request(number: int, frame: Any) -> None:
+            self.interrupted = True
+            note(f"\ninterrupted: saving; continue with mmrec train {self.run.path} --resume")
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: Unknown, or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu" or (name.startswith("cuda") and torch.cuda.is_available()):
+        return torch.device(name)
+    raise ConfigError("train.device: auto, cpu or cuda where there is one", repr(name), "see mmrec doctor")
+
+
+def derived_seed(seed: int, epoch: int, purpose: int) -> int:
+    """A seed of its own for each epoch and purpose, so that no state has to be carried from epoch to epoch."""
+    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def derived_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
+    """A generator with :func:`derived_seed`."""
+    return torch.Generator().manual_seed(derived_seed(seed, epoch, purpose))
+
+
+def learning_rate(settings: TrainConfig, epoch: int) -> float:
+    """Learning rate of an epoch under the schedule, after linear warm-up."""
+    warm = min(1.0, (epoch + 1) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+    factor = 1.0
+    if settings.schedule == "exponential":
+        factor = settings.lr_decay ** (epoch / 50)
+    elif settings.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+    return settings.lr * warm * factor
