@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -32,14 +32,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         DiskError: The disk is full or may not be written.
     """
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -57,14 +57,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             "a new or empty folder", f"{path} with files in it", "choose another folder, or remove it first"
         )
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
             if path.exists():
                 path.rmdir()
             temporary.rename(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -143,7 +143,8 @@ def content_hash(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a disk that is full or may not be written into DiskError."""
     try:
         yield
     except OSError as error:
@@ -164,7 +165,7 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut (the folder entry is data too)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
