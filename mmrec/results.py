@@ -1,0 +1,94 @@
+"""What an evaluation left in a run folder, read back and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrec.errors import DataError, NotFittedError
+from mmrec.files import read_json, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One evaluated run.
+
+    Attributes:
+        label: Name of the model, or one that you give.
+        seed: Seed of the training.
+        run: Where it comes from, for messages.
+        metrics: ``{"recall@20": mean over users, …}``.
+        per_user: Column ``user`` and one column per metric of a user.
+        slices: ``{"items: cold": {"n_users": …, "metrics": {…}}, …}``.
+        protocol: How it was evaluated; equal in all runs of a comparison.
+        config: Resolved experiment config; runs that differ in the seed alone form one row.
+        split: ``test`` or ``valid``.
+    """
+
+    label: str
+    seed: int
+    run: str
+    metrics: Mapping[str, float]
+    per_user: pd.DataFrame
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
+
+
+def read_result(run: str | Path, split: str = "test") -> Result:
+    """Read what ``mmrec evaluate RUN --split SPLIT`` left in a run folder.
+
+    Raises:
+        NotFittedError: No run folder, or not evaluated on this split.
+        ConfigError: The config is no YAML.
+        DataError: The files are damaged, or do not belong together.
+    """
+    from mmrec.config import read_yaml
+
+    folder = Path(run)
+    per_user_name = "per_user.parquet" if split == "test" else f"per_user-{split}.parquet"
+    if not (folder / "config.yaml").is_file():
+        raise NotFittedError(
+            "a run folder with config.yaml", f"none in {folder}", f"mmrec train CONFIG --run {folder}"
+        )
+    for name in (f"{split}.json", per_user_name):
+        if not (folder / name).is_file():
+            raise NotFittedError(
+                f"a run evaluated on {split}",
+                f"no {name} in {folder}",
+                f"mmrec evaluate {folder} --split {split}",
+            )
+    config = read_yaml(folder / "config.yaml")
+    try:
+        label, seed = str(config["model"]), int(config["train"]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"model and train.seed in {folder / 'config.yaml'}",
+            f"{error!r}",
+            "restore the file or train again",
+        ) from None
+    document = read_json(folder / f"{split}.json")
+    per_user = read_table(folder / per_user_name)
+    _check_means(folder, split, document["metrics"], per_user)
+    return Result(
+        label, seed, str(run), document["metrics"], per_user, document.get("slices", {}),
+        document.get("protocol", {}), config, split,
+    )  # fmt: skip
+
+
+def _check_means(folder: Path, split: str, metrics: Mapping[str, float], per_user: pd.DataFrame) -> None:
+    """The table per user and the document must come from the same evaluation."""
+    for metric in sorted(set(metrics) & set(per_user.columns)):
+        mean = float(per_user[metric].mean())
+        if not abs(mean - metrics[metric]) < 1e-6:
+            raise DataError(
+                f"{metric} of {metrics[metric]:.6f}, as {split}.json says",
+                f"a mean of {mean:.6f} over the {len(per_user):,} rows per user in {folder}",
+                f"mmrec evaluate {folder} --split {split}",
+            )

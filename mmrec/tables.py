@@ -1,0 +1,209 @@
+"""The formats of a comparison: Markdown, LaTeX, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mmrec.metrics import CATALOGUE_METRICS
+from mmrec.significance import ALPHA
+
+if TYPE_CHECKING:
+    from mmrec.compare import Comparison, Row
+
+_LATEX = str.maketrans(
+    {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"$<$", ">": r"$>$"}
+)  # fmt: skip
+_SYMBOLS = str.maketrans(
+    {"±": r"$\pm$", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "–": "--", "…": r"\dots{}"}
+)
+_CSV_NAMES = [
+    "model",
+    "slice",
+    "n",
+    "metric",
+    "seeds",
+    "mean",
+    "sd",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Main table, slices and legend."""
+    parts = [_markdown_table(*_main_table(comparison, "**{}**"))]
+    if comparison.slices:
+        parts.append(_markdown_table(*_slice_table(comparison, "**{}**")))
+    return "\n\n".join([*parts, "\n".join(f"- {line}" for line in legend(comparison))]) + "\n"
+
+
+def latex(comparison: Comparison) -> str:
+    """A table environment; the legend is its caption."""
+    bold = "\\textbf{{{}}}"
+    parts = [_latex_table(*_main_table(comparison, bold))]
+    if comparison.slices:
+        parts.append(_latex_table(*_slice_table(comparison, bold)))
+    caption = " ".join(legend(comparison)).translate(_LATEX)
+    lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\n\n\\medskip\n".join(parts),
+             f"\\caption{{{caption}}}", "\\end{table}"]  # fmt: skip
+    return "\n".join(lines).translate(_SYMBOLS) + "\n"
+
+
+def csv_lines(comparison: Comparison) -> str:
+    """One line per model, slice (empty: all users) and metric."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _CSV_NAMES, lineterminator="\n")
+    writer.writeheader()
+    for row in document(comparison)["rows"]:
+        shown = [("", comparison.n_users, row["metrics"])]
+        shown += [(name, entry["n"], entry["metrics"]) for name, entry in row["slices"].items()]
+        for slice_name, n, metrics in shown:
+            for metric, cell in metrics.items():
+                difference = cell.get("difference") or {}
+                writer.writerow(
+                    {"model": row["label"], "slice": slice_name, "n": n, "metric": metric,
+                     "seeds": len(row["seeds"]), "mean": cell["mean"], "sd": cell["sd"],
+                     "difference": difference.get("mean"),
+                     **{key: difference.get(key) for key in ("low", "high", "p", "p_holm")}}
+                )  # fmt: skip
+    return out.getvalue()
+
+
+def document(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON-able values; a single seed has no ``sd``, the baseline no ``difference``."""
+    rows = []
+    for row in comparison.rows:
+        metrics: dict[str, Any] = {metric: _statistics(row, metric) for metric in comparison.metrics}
+        for metric, difference in comparison.differences.get(row.label, {}).items():
+            metrics[metric]["difference"] = asdict(difference)
+        slices = {
+            name: {
+                "n": slice_size(row, name),
+                "metrics": {metric: _statistics(row, metric, name) for metric in comparison.metrics},
+            }
+            for name in comparison.slices
+        }
+        runs = [result.run for result in row.results]
+        rows.append(
+            {"label": row.label, "seeds": row.seeds, "runs": runs, "metrics": metrics, "slices": slices}
+        )
+    return {
+        "split": comparison.split,
+        "n_users": comparison.n_users,
+        "baseline": comparison.baseline,
+        "resamples": comparison.resamples,
+        "comparisons": _family(comparison),
+        "protocol": dict(comparison.protocol),
+        "rows": rows,
+    }
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """What the numbers and marks mean, and under which protocol they were measured."""
+    seeds = sorted({seed for row in comparison.rows for seed in row.seeds})
+    spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
+    lines = [f"Values: {spread} {', '.join(map(str, seeds))}; bold: best of the column."]
+    if _family(comparison):
+        lines.append(
+            f"▲/▼: better/worse than {comparison.baseline}; paired bootstrap over {comparison.n_users:,} users, "
+            f"{comparison.resamples:,} resamples, Holm-corrected p < {ALPHA} ({_family(comparison)} comparisons)."
+        )
+    if comparison.slices:
+        lines.append("Slices: n is the number of users that a slice concerns; differences are not tested.")
+    stated = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in comparison.protocol.items()]
+    lines.append(
+        f"Protocol: {'; '.join([f'{comparison.split} part', f'{comparison.n_users:,} users', *stated])}."
+    )
+    return lines
+
+
+def slice_size(row: Row, name: str) -> int | None:
+    """Number of users, or of held-out pairs, in a slice."""
+    entry = row.results[0].slices[name]
+    size = entry.get("n_users", entry.get("n"))
+    return None if size is None else int(size)
+
+
+def _main_table(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
+    lines = [
+        [row.label, str(len(row.seeds)), *(_cell(comparison, row, m, None, bold) for m in comparison.metrics)]
+        for row in comparison.rows
+    ]
+    return ["model", "seeds", *comparison.metrics], lines
+
+
+def _slice_table(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
+    lines = [
+        [name, f"{slice_size(row, name) or 0:,}", row.label,
+         *(_cell(comparison, row, m, name, bold) for m in comparison.metrics)]
+        for name in comparison.slices
+        for row in comparison.rows
+    ]  # fmt: skip
+    return ["slice", "n", "model", *comparison.metrics], lines
+
+
+def _cell(comparison: Comparison, row: Row, metric: str, slice_name: str | None, bold: str) -> str:
+    values = row.values(metric, slice_name)
+    if not values:
+        return "–"
+    text = f"{statistics.fmean(values):.4f}"
+    everyone = [other.values(metric, slice_name) for other in comparison.rows]
+    best = f"{max(statistics.fmean(other) for other in everyone if other):.4f}"
+    # Whether much novelty or little popularity is good depends on the purpose, so those have no best.
+    if text == best and len(comparison.rows) > 1 and metric.partition("@")[0] not in CATALOGUE_METRICS:
+        text = bold.format(text)
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.4f}"
+    difference = None if slice_name else comparison.differences.get(row.label, {}).get(metric)
+    if difference and difference.significant:
+        text += " ▲" if difference.mean > 0 else " ▼"
+    return text
+
+
+def _statistics(row: Row, metric: str, slice_name: str | None = None) -> dict[str, Any]:
+    values = row.values(metric, slice_name)
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def _family(comparison: Comparison) -> int:
+    return sum(len(metrics) for metrics in comparison.differences.values())
+
+
+def _short(value: Any) -> str:
+    """A value of the protocol; of a content hash, enough to tell it from another."""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"{text[:12]}…" if len(text) == 64 and text.isalnum() else text
+
+
+def _markdown_table(names: list[str], lines: list[list[str]]) -> str:
+    marks = [":--" if name in ("model", "slice") else "--:" for name in names]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
+        for line in [names, marks, *lines]
+    )
+
+
+def _latex_table(names: list[str], lines: list[list[str]]) -> str:
+    is_text = [name in ("model", "slice") for name in names]
+    columns = "".join("l" if text else "r" for text in is_text)
+    body = [
+        [cell.translate(_LATEX) if text else cell for text, cell in zip(is_text, line, strict=True)]
+        for line in lines
+    ]
+    head = [name.translate(_LATEX) for name in names]
+    texts = [f"{' & '.join(line)} \\\\" for line in [head, *body]]
+    return "\n".join(
+        [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", texts[0], "\\midrule", *texts[1:], "\\bottomrule",
+         "\\end{tabular}"]
+    )  # fmt: skip
