@@ -123,16 +123,44 @@ def propagate(matrix: SparseMatrix, dense: Tensor) -> Tensor:
     return result
 
 
+class _PropagateMean(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx, matrix: SparseMatrix, embeddings: Tensor, layers: int
+    ) -> Tensor:
+        context.matrix, context.layers = matrix, layers  # type: ignore[attr-defined]
+        return _sum_of_powers(matrix, embeddings, layers).div_(layers + 1)
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[None, Tensor, None]:
+        matrix: SparseMatrix = context.matrix  # type: ignore[attr-defined]
+        layers: int = context.layers  # type: ignore[attr-defined]
+        return (
+            None,
+            _sum_of_powers(matrix.transpose, gradients[0].contiguous(), layers).div_(layers + 1),
+            None,
+        )
+
+
+def _sum_of_powers(matrix: SparseMatrix, dense: Tensor, layers: int) -> Tensor:
+    """``X + AX + … + A^L X`` by Horner's rule: one product and one addition in place per layer."""
+    total = dense.clone() if layers == 0 else _multiply(matrix, dense).add_(dense)
+    for _ in range(layers - 1):
+        total = _multiply(matrix, total).add_(dense)
+    return total
+
+
 def propagate_mean(graph: SparseMatrix, embeddings: Tensor, layers: int) -> Tensor:
     """LightGCN's propagation: the mean of ``E, ÂE, …, Â^L E``, each ``(n, d)``.
 
+    The map is linear, so its gradient is the same sum over the transpose and nothing has to be kept for it.
+
     Source: He et al., "LightGCN", SIGIR 2020, with equal layer weights 1 / (L + 1).
     """
-    total = layer = embeddings
-    for _ in range(layers):
-        layer = propagate(graph, layer)
-        total = total + layer
-    return total / (layers + 1)
+    result: Tensor = _PropagateMean.apply(graph, embeddings, layers)  # type: ignore[no-untyped-call]
+    return result
 
 
 def normalize_bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> SparseMatrix:

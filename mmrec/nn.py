@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 
@@ -15,6 +17,30 @@ def seen_items(data: TrainingData) -> Tensor:
     return torch.from_numpy((np.bincount(data.train.items, minlength=data.n_items) > 0).astype(np.float32))[
         :, None
     ]
+
+
+def gather(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows ``(b, d)`` of a table ``(n, d)``, with a gradient that does not depend on thread timing.
+
+    Plain indexing adds gradients of repeated rows with atomics on several threads, in a different order each time.
+    """
+    return F.embedding(ids, table)
+
+
+def embedding_tables(n_users: int, n_items: int, dim: int) -> nn.Parameter:
+    """One table ``(n_users + n_items, dim)`` of users, then items, each Xavier-uniform as if it stood alone.
+
+    Graph models keep both in one table because propagation reads them as one; joining two in every step costs time.
+    """
+    users, items = (nn.init.xavier_uniform_(torch.empty(n, dim)) for n in (n_users, n_items))
+    return nn.Parameter(torch.cat([users, items]))
+
+
+def gather_batch(table: Tensor, batch: PairBatch, n_users: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of a batch's users, positives and negatives, each ``(b, d)``, from a table of users, then items."""
+    ids = torch.cat([batch.users, batch.positives + n_users, batch.negatives + n_users])
+    users, positives, negatives = gather(table, ids).view(3, len(batch.users), -1)
+    return users, positives, negatives
 
 
 class FeatureProjection(nn.Module):
@@ -43,5 +69,5 @@ class FeatureProjection(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """Projected features ``(b, dim)`` of items ``(b,)``; absent items have zero features, see ``present``."""
-        projected: Tensor = self.map(self.features[items])
+        projected: Tensor = self.map(gather(self.features, items))
         return projected

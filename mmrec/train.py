@@ -295,12 +295,10 @@ class _Training:
             "lower train.lr, set train.clip_norm, or look at the features of that term; the last good checkpoint is kept",
         )
 
-    @torch.no_grad()
     def _validate(self) -> float | None:
         last = self.state.epoch + 1 == self.settings.epochs
         if (self.state.epoch + 1) % self.settings.eval_every and not last:
             return None
-        self.model.eval()
         _, k = parse_metric(self.settings.monitor, USER_METRICS)
         score = scoring(self.model, self.split.train)
         result = rank_and_measure(score, self.split.train, self.split.valid, self.data.n_items, [k])

@@ -225,6 +225,14 @@ class Dataset:
         kinds: Mapping[str, str] = self.manifest["columns"].get("items", {})
         return [column for column, kind in kinds.items() if kind == "text"]
 
+    def titles(self) -> dict[str, str]:
+        """External item id to a short name for people: the first text column, cut to 80 characters."""
+        columns = self.text_columns()
+        if not columns:
+            return {}
+        texts = self.items[columns[0]].fillna("").astype(str).str.slice(0, 80)
+        return dict(zip(self.items["item_id"].tolist(), texts.tolist(), strict=True))
+
     def modalities(self) -> dict[str, NDArray[np.bool_]]:
         """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""
         masks = {}

@@ -112,16 +112,19 @@ def contract_of(model: type) -> str:
 
 
 def scoring(model: Any, train: Histories) -> Callable[[Ids], Tensor]:
-    """A function from user ids ``(b,)`` to scores ``(b, n_items)`` of a model in evaluation mode.
+    """A function from user ids ``(b,)`` to scores ``(b, n_items)``; puts the model into evaluation mode.
 
     The result is only valid until the next call, which may reuse its memory.
     """
+    model.eval()
     if contract_of(type(model)) == "scorer":
-        return lambda ids: model.scores(Users.of(train, ids))
-    vectors: Vectors = model.vectors()
+        return torch.no_grad()(lambda ids: model.scores(Users.of(train, ids)))
+    with torch.no_grad():
+        vectors: Vectors = model.vectors()
     transposed = vectors.items.T.contiguous()
     buffers: dict[int, Tensor] = {}
 
+    @torch.no_grad()
     def score(ids: Ids) -> Tensor:
         queries = vectors.users(Users.of(train, ids))
         # A fresh block of scores costs more in page faults than the product itself: keep one per block size.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from mmrec import losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import seen_items
+from mmrec.nn import embedding_tables, seen_items
 
 
 class Config(ModelConfig):
@@ -43,17 +42,13 @@ class BPR(nn.Module):
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
         self.config = config
-        self.users = nn.Parameter(nn.init.xavier_normal_(torch.empty(data.n_users, config.dim)))
-        self.items = nn.Parameter(nn.init.xavier_normal_(torch.empty(data.n_items, config.dim)))
+        self.n_users = data.n_users
+        self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.register_buffer("seen", seen_items(data), persistent=False)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
-        users, positives, negatives = (
-            self.users[batch.users],
-            self.items[batch.positives],
-            self.items[batch.negatives],
-        )
+        users, positives, negatives = gather_batch(self.embeddings, batch, self.n_users)
         penalty = losses.PENALTIES[self.config.penalty](users, positives, negatives)
         return {
             "bpr": losses.bpr((users * positives).sum(1), (users * negatives).sum(1)),
@@ -62,4 +57,6 @@ class BPR(nn.Module):
 
     def vectors(self) -> Vectors:
         """User and item tables ``(n, dim)``."""
-        return Vectors.from_tables(self.users, self.items * self.seen)
+        return Vectors.from_tables(
+            self.embeddings[: self.n_users], self.embeddings[self.n_users :] * self.seen
+        )

@@ -12,7 +12,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection
+from mmrec.nn import FeatureProjection, embedding_tables, gather, gather_batch
 
 
 class Config(ModelConfig):
@@ -55,8 +55,8 @@ class FREEDOM(nn.Module):
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
         self.config = config
-        self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_users, config.dim)))
-        self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_items, config.dim)))
+        self.n_users = data.n_users
+        self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.projections = nn.ModuleDict(
             {
                 modality: FeatureProjection(table, config.dim, train_features=config.train_features)
@@ -75,26 +75,22 @@ class FREEDOM(nn.Module):
             return
         kept = graph.prune_edges(*self.edges, self.config.dropout, generator)
         users, items = (ids[kept] for ids in self.edges)
-        pruned = graph.normalize_bipartite(users, items, len(self.users), len(self.items))
-        self.training_graph = pruned.to(self.users.device)
+        pruned = graph.normalize_bipartite(users, items, self.n_users, len(self.embeddings) - self.n_users)
+        self.training_graph = pruned.to(self.embeddings.device)
 
-    def _propagated(self, user_item_graph: graph.SparseMatrix) -> tuple[Tensor, Tensor]:
-        from_items: Tensor = self.items
+    def _item_branch(self) -> Tensor:
+        from_items = self.embeddings[self.n_users :]
         for _ in range(self.config.item_layers):
             from_items = graph.propagate(self.item_graph, from_items)
-        both = graph.propagate_mean(
-            user_item_graph, torch.cat([self.users, self.items]), self.config.ui_layers
-        )
-        return both[: len(self.users)], both[len(self.users) :] + from_items
+        return from_items
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
-        all_users, all_items = self._propagated(self.training_graph)
-        users, positives, negatives = (
-            all_users[batch.users],
-            all_items[batch.positives],
-            all_items[batch.negatives],
-        )
+        propagated = graph.propagate_mean(self.training_graph, self.embeddings, self.config.ui_layers)
+        users, positives, negatives = gather_batch(propagated, batch, self.n_users)
+        from_items = gather(self._item_branch(), torch.cat([batch.positives, batch.negatives]))
+        own_positives, own_negatives = from_items.chunk(2)
+        positives, negatives = positives + own_positives, negatives + own_negatives
         terms = {"bpr": losses.bpr((users * positives).sum(1), (users * negatives).sum(1))}
         for modality, projection in self.projections.items():
             terms[f"bpr_{modality}"] = self.config.modality_weight * self._modality_loss(
@@ -112,4 +108,7 @@ class FREEDOM(nn.Module):
 
     def vectors(self) -> Vectors:
         """Tables ``(n, dim)`` over the full graph."""
-        return Vectors.from_tables(*self._propagated(self.full_graph))
+        propagated = graph.propagate_mean(self.full_graph, self.embeddings, self.config.ui_layers)
+        return Vectors.from_tables(
+            propagated[: self.n_users], propagated[self.n_users :] + self._item_branch()
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import seen_items
+from mmrec.nn import embedding_tables, gather_batch, seen_items
 
 
 class Config(ModelConfig):
@@ -45,30 +44,22 @@ class LightGCN(nn.Module):
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
         self.config = config
-        self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_users, config.dim)))
-        self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_items, config.dim)))
+        self.n_users = data.n_users
+        self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.graph = graph.normalize_bipartite(*graph.edges(data.train), data.n_users, data.n_items)
         self.register_buffer("seen", seen_items(data), persistent=False)
 
-    def _propagated(self) -> tuple[Tensor, Tensor]:
-        both = graph.propagate_mean(self.graph, torch.cat([self.users, self.items]), self.config.layers)
-        return both[: len(self.users)], both[len(self.users) :]
-
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
-        all_users, all_items = self._propagated()
-        users, positives, negatives = (
-            all_users[batch.users],
-            all_items[batch.positives],
-            all_items[batch.negatives],
-        )
-        own = (self.users[batch.users], self.items[batch.positives], self.items[batch.negatives])
+        propagated = graph.propagate_mean(self.graph, self.embeddings, self.config.layers)
+        users, positives, negatives = gather_batch(propagated, batch, self.n_users)
+        penalty = losses.PENALTIES[self.config.penalty](*gather_batch(self.embeddings, batch, self.n_users))
         return {
             "bpr": losses.bpr((users * positives).sum(1), (users * negatives).sum(1)),
-            "penalty": self.config.reg * losses.PENALTIES[self.config.penalty](*own),
+            "penalty": self.config.reg * penalty,
         }
 
     def vectors(self) -> Vectors:
         """Propagated tables ``(n, dim)``."""
-        users, items = self._propagated()
-        return Vectors.from_tables(users, items * self.seen)
+        propagated = graph.propagate_mean(self.graph, self.embeddings, self.config.layers)
+        return Vectors.from_tables(propagated[: self.n_users], propagated[self.n_users :] * self.seen)

@@ -13,7 +13,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.graph import modality_weights
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import seen_items
+from mmrec.nn import gather, seen_items
 
 
 class Config(ModelConfig):
@@ -62,7 +62,7 @@ class VBPR(nn.Module):
         self.register_buffer("seen", seen_items(data), persistent=False)
 
     def _compose(self, items: Tensor) -> Tensor:
-        return torch.cat([self.items[items], self.map(self.features[items])], dim=1)
+        return torch.cat([gather(self.items, items), self.map(gather(self.features, items))], dim=1)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch; only its own items are projected."""

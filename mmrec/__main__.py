@@ -1,0 +1,5 @@
+"""``python -m mmrec``."""
+
+from mmrec.cli import main
+
+main()
