@@ -77,7 +77,7 @@ def leakage(
         ``test_older_than_newest_train``: share of the test interactions that happened before the newest training
         one; None without times. ``test_older_than_users_newest_train``: likewise, before the newest training one
         of the same user. ``items_first_seen_in_test``: items with test interactions and none in the other two
-        parts, ``test_share_of_those_items`` their share of the test interactions. ``items_without_training`` and
+        parts, ``test_share_of_unseen_items`` their share of the test interactions. ``items_without_training`` and
         ``users_without_training``: items and users of the dataset that have no training interaction.
     """
     used, train, test = labels != OUT, labels == 0, labels == 2
@@ -91,7 +91,7 @@ def leakage(
         "test_older_than_newest_train": older,
         "test_older_than_users_newest_train": older_than_own,
         "items_first_seen_in_test": int(((tested > 0) & ~known).sum()),
-        "test_share_of_those_items": float(tested[~known].sum() / max(tested.sum(), 1)),
+        "test_share_of_unseen_items": float(tested[~known].sum() / max(tested.sum(), 1)),
         "items_without_training": n_items - len(np.unique(items[train])),
         "users_without_training": n_users - len(np.unique(users[train])),
     }
@@ -148,7 +148,7 @@ def warn(report: Mapping[str, Any], n_out: int = 0) -> list[str]:
     if report["items_first_seen_in_test"]:
         warnings.append(
             f"items first seen in test: {report['items_first_seen_in_test']:,} "
-            f"({_percent(report['test_share_of_those_items'])} of the test interactions); "
+            f"({_percent(report['test_share_of_unseen_items'])} of the test interactions); "
             "a model that knows items by their id alone cannot rank them"
         )
     if report["users_without_training"]:
@@ -254,11 +254,16 @@ def _split(dataset: Dataset, name: str) -> dict[str, Any]:
         n_items=dataset.n_items,
         timestamps=table["timestamp"].to_numpy() if "timestamp" in table else None,
     )
+    warnings = warn(report, manifest["counts"]["out"])
+    if manifest["options"].get("order") == "file":
+        warnings.append(
+            "without times and positions, the order of the source's rows decided what is a user's last"
+        )
     return {
         **manifest["counts"],
         **{key: manifest[key] for key in ("protocol", "options", "seed")},
         "leakage": report,
-        "warnings": warn(report, manifest["counts"]["out"]),
+        "warnings": warnings,
     }
 
 
@@ -338,7 +343,8 @@ def _render_content(document: Mapping[str, Any]) -> str:
 
 
 def _render_split(name: str, entry: Mapping[str, Any]) -> str:
-    seed = "" if entry["seed"] is None else f", seed {entry['seed']}"
+    told = [f"{option.replace('_', ' ')} {value}" for option, value in entry["options"].items() if value]
+    told += [] if entry["seed"] is None else [f"seed {entry['seed']}"]
     counts = ", ".join(f"{entry[part]:,} {part}" for part in PARTS)
     report = entry["leakage"]
     rows = []
@@ -346,7 +352,7 @@ def _render_split(name: str, entry: Mapping[str, Any]) -> str:
         share = value is None or isinstance(value, float)
         text = "unknown" if value is None else _percent(value) if share else f"{value:,}"
         rows.append([f"  {key.replace('_', ' ')}", text])
-    lines = [f"split {name} ({entry['protocol']}{seed}): {counts}", _align(rows)]
+    lines = [f"split {name} ({', '.join([entry['protocol'], *told])}): {counts}", _align(rows)]
     return "\n".join([*lines, *(f"  ! {warning}" for warning in entry["warnings"])])
 
 

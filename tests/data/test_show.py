@@ -24,7 +24,7 @@ REPORT = {
     "test_older_than_newest_train": 2 / 3,  # 40 and 55 before 60
     "test_older_than_users_newest_train": 2 / 3,  # 40 before 50 of user 0, 55 before 60 of user 1
     "items_first_seen_in_test": 1,
-    "test_share_of_those_items": 2 / 3,
+    "test_share_of_unseen_items": 2 / 3,
     "items_without_training": 2,
     "users_without_training": 1,
 }
@@ -154,16 +154,25 @@ class TestDescribe:
         assert document["modalities"]["neither"] == {"items": 4, "share": 1.0}
         assert "splits: none yet" in render(document)
 
+    def test_says_when_only_the_rows_give_the_order(self, shop: Dataset, tmp_path: Path) -> None:
+        bare = write_dataset(tmp_path / "bare", {"user": USERS, "item": ITEMS})
+        for dataset, expected in ((shop, False), (bare, True)):
+            split(dataset, "leave-one-out")
+            warnings = describe(dataset)["splits"]["default"]["warnings"]
+            assert any("order of the source's rows" in warning for warning in warnings) == expected
+
 
 class TestRender:
     def test_text(self, shop: Dataset) -> None:
         split(shop, "given")
+        split(shop, "leave-one-out", name="last", ties="file")
         text = render(describe(shop))
         assert "shop: 3 users, 5 items, 11 interactions" in text
         assert "density 60.0 % (sparsity 40.0 %)" in text
         assert "times from 2023-11-14 to 2023-11-14" in text
         assert "! 2 interactions repeat a (user, item) pair" in text
         assert "split default (given): 5 train, 2 valid, 3 test" in text
+        assert "split last (leave-one-out, order timestamp, ties file, seed 0): " in text
         assert "  ! 66.7 % of the test interactions are older" in text
         assert max(len(line) for line in text.splitlines()) <= 200
 

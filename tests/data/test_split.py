@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrec.data.dataset import Dataset
+from mmrec.data.importers import import_dataset
 from mmrec.data.split import (
     leave_out_unknown_users,
     split,
@@ -264,27 +265,36 @@ class TestDataset:
 
 
 class TestRealFiles:
-    def test_random_rule_has_the_counts_of_the_published_split(self) -> None:
-        published = pd.read_csv(shared_data("amazon-baby") / "baby.inter", sep="\t")
-        counts = np.bincount(split_random(published["userID"].to_numpy(), generator()))
-        assert counts.tolist() == [118_551, 20_559, 21_682]
-        assert counts.tolist() == np.bincount(published["x_label"]).tolist()
+    def test_random_rule_has_the_counts_of_the_published_split(self, tmp_path: Path) -> None:
+        dataset = import_dataset(shared_data("amazon-baby"), tmp_path / "baby")
+        published, made = dataset.split(), split(dataset, "random", name="random")
+        assert made.manifest["counts"] == {"train": 118_551, "valid": 20_559, "test": 21_682, "out": 0}
+        for part in ("train", "valid", "test"):  # the rule holds for every user, only the draws differ
+            assert np.array_equal(getattr(made, part).counts, getattr(published, part).counts)
+        assert made.hash != published.hash
 
     @pytest.mark.parametrize(("name", "n_users"), [("amazon-beauty", 22_363), ("amazon-scientific", 8_317)])
-    def test_leave_one_out_gives_each_user_one_and_one(self, name: str, n_users: int) -> None:
-        folder = shared_data(name)
-        if name == "amazon-beauty":
-            lengths = [len(line.split()) - 1 for line in (folder / "Beauty.txt").read_text().splitlines()]
-            users = np.repeat(np.arange(len(lengths)), lengths)
-            positions = np.concatenate([np.arange(length) for length in lengths])
-        else:
-            interactions = pd.read_csv(folder / "interactions.csv")
-            users, positions = interactions["user_id"].to_numpy(), interactions["position"].to_numpy()
-        labels = split_leave_one_out(users, positions, generator())
-        assert np.array_equal(
-            labels, split_leave_one_out(users, positions, generator(1))
-        )  # positions have no ties
-        for part, steps_before_the_end in ((1, 1), (2, 0)):
-            assert np.array_equal(users[labels == part], np.arange(n_users))
-            last = np.bincount(users) - 1 - steps_before_the_end
-            assert np.array_equal(positions[labels == part], last)
+    def test_leave_one_out_gives_each_user_one_and_one(self, tmp_path: Path, name: str, n_users: int) -> None:
+        dataset = import_dataset(shared_data(name), tmp_path / name)
+        made = split(dataset, "leave-one-out")
+        assert made.manifest["options"]["order"] == "position"
+        assert made.hash == split(dataset, "leave-one-out", seed=1).hash  # positions have no ties to shuffle
+        table = dataset.interactions.sort_values(["user", "position"])
+        last_two = table.groupby("user")["item"].nth([-2, -1]).to_numpy().reshape(n_users, 2)
+        assert np.array_equal(made.valid.items, last_two[:, 0])
+        assert np.array_equal(made.test.items, last_two[:, 1])
+        assert (made.valid.counts == 1).all()
+        assert (made.test.counts == 1).all()
+
+    def test_ties_in_seconds_change_few_targets(self, tmp_path: Path) -> None:
+        dataset = import_dataset(shared_data("ml100k"), tmp_path / "ml100k")
+        made = [
+            split(dataset, "leave-one-out", name=f"{ties}{seed}", ties=ties, seed=seed)
+            for ties, seed in (("file", 0), ("file", 1), ("shuffle", 0))
+        ]
+        assert made[0].hash == made[1].hash != made[2].hash
+        newest = dataset.interactions.groupby("user")["timestamp"].max()
+        for part in made:  # whatever the ties, the target is one of the user's newest
+            pairs = pd.DataFrame({"user": np.arange(943), "item": part.test.items})
+            times = pairs.merge(dataset.interactions, on=["user", "item"])["timestamp"].to_numpy()
+            assert np.array_equal(times, newest.to_numpy())
