@@ -11,7 +11,7 @@ from mmrec import losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import embedding_tables, seen_items
+from mmrec.nn import embedding_tables, gather_batch, seen_items
 
 
 class Config(ModelConfig):
