@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Labels = NDArray[np.int8]
 TRAIN, VALID, TEST = range(len(PARTS))
 
-_DEFAULTS: dict[str, Any] = {"valid": 0.1, "test": 0.1, "ties": "shuffle", "cold_items": 0.0}
+_UNUSED: dict[str, Any] = {"valid": 0.1, "test": 0.1, "ties": "shuffle", "cold_items": 0.0}
 PROTOCOLS: dict[str, tuple[str, ...]] = {  # and the options that each of them reads
     "given": (),
     "leave-one-out": ("ties", "cold_items"),
@@ -52,10 +52,10 @@ def split(
     *,
     name: str = "default",
     seed: int = 0,
-    valid: float | None = None,
-    test: float | None = None,
-    ties: str | None = None,
-    cold_items: float | None = None,
+    valid: float = 0.1,
+    test: float = 0.1,
+    ties: str = "shuffle",
+    cold_items: float = 0.0,
     overwrite: bool = False,
 ) -> Split:
     """Label the interactions of ``dataset`` and write the split to its folder.
@@ -68,13 +68,12 @@ def split(
         protocol: ``given``, ``leave-one-out``, ``random``, ``temporal`` or ``cold-item``; see the module's table.
         name: Name of the split inside the dataset.
         seed: Seed of all draws.
-        valid: Share for validation: of the interactions under ``temporal``, of the items under ``cold-item``
-            (default 0.1).
-        test: Share for test, likewise (default 0.1).
-        ties: Order of a user's interactions with equal times under ``leave-one-out``: ``shuffle`` (seeded, the
-            default) or ``file`` (the order of the source, for comparison with the literature).
+        valid: Share for validation: of the interactions under ``temporal``, of the items under ``cold-item``.
+        test: Share for test, likewise.
+        ties: Order of a user's interactions with equal times under ``leave-one-out``: ``shuffle`` (seeded) or
+            ``file`` (the order of the source, for comparison with the literature).
         cold_items: Share of the items that is withheld from training on top of ``random`` or ``leave-one-out``:
-            all interactions of half of them are for validation, of the other half for test (default 0).
+            all interactions of half of them are for validation, of the other half for test.
         overwrite: Replace an existing split of this name that has other labels.
 
     Raises:
@@ -320,19 +319,19 @@ def _given(dataset: Dataset) -> Labels:
 
 
 def _options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the protocol reads, checked, with defaults filled in."""
+    """The options that the protocol reads, checked; the others must not have been set."""
     if protocol not in PROTOCOLS:
         raise ConfigError("a split protocol", repr(protocol), did_you_mean(protocol, list(PROTOCOLS)))
     read = PROTOCOLS[protocol]
     for option, value in given.items():
-        if value is not None and option not in read:
+        if option not in read and value != _UNUSED[option]:
             users = " or ".join(name for name, options in PROTOCOLS.items() if option in options)
             raise ConfigError(
                 f"options that the protocol {protocol!r} reads ({', '.join(read) or 'none'})",
                 f"{option} = {value!r}",
                 f"leave it out, or choose the protocol {users}",
             )
-    options = {name: _DEFAULTS[name] if given[name] is None else given[name] for name in read}
+    options = {name: given[name] for name in read}
     if options.get("ties", "shuffle") not in ("shuffle", "file"):
         raise ConfigError("ties 'shuffle' or 'file'", repr(options["ties"]), "choose one of the two")
     if not 0 <= options.get("cold_items", 0) < 1:

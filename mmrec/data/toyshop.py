@@ -50,7 +50,7 @@ class Goods:
 
 
 def make_toyshop(
-    to: Path,
+    to: str | Path,
     *,
     n_items: int = 600,
     n_users: int = 2000,
