@@ -38,9 +38,9 @@ def bad_value(
     row = int(mask.argmax())
     others = int(mask.sum()) - 1
     more = f" and {others:,} more rows" if others else ""
-    return DataError(
-        f"{expected} in column {column!r} of {table}", f"{values.iloc[row]!r} in row {row + 1:,}{more}", do
-    )
+    value = values.iloc[row]
+    shown = "nothing" if pd.isna(value) else repr(value.item() if isinstance(value, np.generic) else value)
+    return DataError(f"{expected} in column {column!r} of {table}", f"{shown} in row {row + 1:,}{more}", do)
 
 
 def as_ids(values: pd.Series[Any], column: str, table: str) -> pd.Series[str]:
@@ -129,12 +129,12 @@ def as_times(values: pd.Series[Any], column: str, table: str) -> pd.Series[Any]:
     else:
         numbers = pd.to_numeric(values, errors="coerce")
         finite = np.isfinite(numbers.to_numpy(dtype="float64", na_value=np.nan))
-        if finite.mean() > 0.5:  # a column of numbers, perhaps with a bad one
-            if not finite.all():
-                raise bad_value(~finite, values, "times", column, table, do)
+        if finite.all():
             whole = pd.api.types.is_integer_dtype(numbers.dtype) or bool((numbers == numbers.round()).all())
             return numbers.astype("int64" if whole else "float64")
         dates = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+        if finite.sum() >= dates.notna().sum():  # a column of numbers with bad ones, not of dates
+            raise bad_value(~finite, values, "times", column, table, do)
         bad = dates.isna()
     if bad.any():
         raise bad_value(bad.to_numpy(dtype=bool), values, "times", column, table, do)
