@@ -132,10 +132,11 @@ def as_times(values: pd.Series[Any], column: str, table: str) -> pd.Series[Any]:
         if finite.all():
             whole = pd.api.types.is_integer_dtype(numbers.dtype) or bool((numbers == numbers.round()).all())
             return numbers.astype("int64" if whole else "float64")
-        dates = pd.to_datetime(values, errors="coerce", utc=True, format="ISO8601")
+        texts = values.astype(str).astype(object).where(~finite, None)
+        dates = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
         if finite.sum() >= dates.notna().sum():  # a column of numbers with bad ones, not of dates
             raise bad_value(~finite, values, "times", column, table, do)
-        bad = dates.isna()
+        bad = dates.isna()  # also a number among dates
     if bad.any():
         raise bad_value(bad.to_numpy(dtype=bool), values, "times", column, table, do)
     if dates.dt.tz is not None:
