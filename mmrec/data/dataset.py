@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -189,14 +190,14 @@ class Dataset:
             raise DataError(f"an item of {self.name}", repr(item_id), f"use an id such as {first}") from None
 
     def split_names(self) -> list[str]:
-        """Names of the splits made so far."""
-        return sorted(file.stem for file in (self.path / "splits").glob("*.parquet"))
+        """Names of the splits made so far (their manifests are written last)."""
+        return sorted(file.stem for file in (self.path / "splits").glob("*.json"))
 
     def split(self, name: str = "default") -> Split:
         """Read a split.
 
         Raises:
-            DataError: No such split, or it belongs to other interactions.
+            DataError: No such split, damaged, or it belongs to other interactions.
         """
         folder = self.path / "splits"
         if name not in self.split_names():
@@ -210,7 +211,13 @@ class Dataset:
             raise DataError(
                 f"the split {name!r} of this dataset",
                 "one of other interactions",
-                f"mmrec data split {self.path} --name {name}",
+                f"mmrec data split {self.path} --name {name} --overwrite",
+            )
+        if hashlib.sha256(labels.tobytes()).hexdigest() != manifest["labels_sha256"]:
+            raise DataError(
+                f"the labels of the split {name!r} as they were written",
+                f"{folder / name}.parquet was changed or damaged",
+                f"restore it, or make it again: mmrec data split {self.path} --name {name} --overwrite",
             )
         users = self.interactions["user"].to_numpy(dtype=np.int64)
         items = self.interactions["item"].to_numpy(dtype=np.int64)
@@ -269,6 +276,15 @@ class Dataset:
         """What a model may see of this dataset: training pairs of ``split`` and named features by modality."""
         tables = {modality: self.features(name) for modality, name in features.items()}
         return TrainingData(self.n_users, self.n_items, split.train, tables)
+
+
+def load(path: str | Path) -> Dataset:
+    """Open a dataset folder, after comparing its tables with what was imported.
+
+    Raises:
+        DataError: No dataset there, or one that was changed after import.
+    """
+    return Dataset(path)
 
 
 def unique_pairs(users: Ids, items: Ids, n_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
