@@ -13,9 +13,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Dataset": "mmrec.data.dataset",
     "FeatureTable": "mmrec.encode.features",
+    "from_frames": "mmrec.data.importers.frames",
+    "import_dataset": "mmrec.data.importers",
+    "load": "mmrec.data.dataset",
 }
 
-__all__ = ["Dataset", "FeatureTable", "__version__"]
+__all__ = ["Dataset", "FeatureTable", "__version__", "from_frames", "import_dataset", "load"]
 
 
 def __getattr__(name: str) -> Any:
