@@ -449,13 +449,13 @@ def test_own_column_names(tmp_path: Path) -> None:
     assert triples(dataset) == [("a", "x")] and dataset.interactions["timestamp"].tolist() == [5]
     assert dataset.manifest["columns"]["items"]["maker"] == "text"
     with pytest.raises(DataError, match="did you mean 'customer'"):
-        from_frames(sales, goods, to=tmp_path / "e", columns={"custmer": "user_id"})
+        from_frames(sales, goods, to=tmp_path / "e", columns={"costumer": "user_id"})
     with pytest.raises(DataError, match="two after renaming"):
         from_frames(sales.assign(user_id=1), goods, to=tmp_path / "e", columns=columns)
     with pytest.raises(ConfigError, match="did you mean 'text'"):
         from_frames(sales, goods, to=tmp_path / "e", columns=columns, kinds={"maker": "txt"})
     with pytest.raises(DataError, match="did you mean 'maker'"):
-        from_frames(sales, goods, to=tmp_path / "e", columns=columns, kinds={"makr": "text"})
+        from_frames(sales, goods, to=tmp_path / "e", columns=columns, kinds={"marker": "text"})
     with pytest.raises(ConfigError, match="always time"):
         from_frames(sales, goods, to=tmp_path / "e", columns=columns, kinds={"timestamp": "text"})
 
