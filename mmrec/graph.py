@@ -208,13 +208,15 @@ def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTE
     n = len(vectors)
     k = min(k, n)
     unit = F.normalize(vectors.float(), dim=1)
-    rows_per_block = max(1, min(n, block_bytes // (4 * n)))
+    # Blocks of one shape, never a single row: else equal vectors could get cosines that round differently.
+    rows_per_block = min(n, max(2, block_bytes // (4 * n)))
     similarity = torch.empty(rows_per_block, n)
     ids, cosines = torch.empty(n, k, dtype=torch.int64), torch.empty(n, k)
     for start in range(0, n, rows_per_block):
         stop = min(start + rows_per_block, n)
-        block = torch.mm(unit[start:stop], unit.T, out=similarity[: stop - start])
-        ids[start:stop], cosines[start:stop] = top_items(block, k)
+        rows = slice(stop - rows_per_block, stop)  # the last block begins inside the one before
+        torch.mm(unit[rows], unit.T, out=similarity)
+        ids[rows], cosines[rows] = top_items(similarity, k)
     empty = ~vectors.any(dim=1)
     ids[empty] = -1
     ids[empty, 0] = torch.arange(n)[empty]

@@ -77,6 +77,8 @@ def _select_grouped(scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _select_by_key(scores: Tensor, k: int) -> Tensor:
     """Best k columns by (score descending, column ascending), exact for any ties."""
+    if scores.dtype == torch.float64:  # too wide to share an integer key with the column
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     bits = scores.float().contiguous().view(torch.int32).long()
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))  # float order as integer order; -0 equals +0
     n = scores.shape[1]
@@ -124,7 +126,7 @@ def rank(
         best = torch.where(best_scores == -torch.inf, -1, best)
         items[start : start + size], values[start : start + size] = (
             best.cpu().numpy(),
-            best_scores.cpu().numpy(),
+            best_scores.float().cpu().numpy(),
         )
     return Ranking(items, values)
 
