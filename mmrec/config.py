@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmrec.errors import ConfigError, did_you_mean
-from mmrec.registry import model_class
+from mmrec.registry import MODELS, model_class
+
+if TYPE_CHECKING:
+    from mmrec.data.dataset import Dataset
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainConfig(_Frozen):
@@ -90,14 +93,92 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         ConfigError: Unreadable file, unknown key, wrong type, unknown model.
     """
-    document = read_config(Path(source)) if isinstance(source, str | Path) else _copy(source)
+    if isinstance(source, str | Path):
+        return _build(read_config(Path(source)), overrides, where=str(source))
+    return _build(_copy(source), overrides, where="the config")
+
+
+def _build(document: dict[str, Any], overrides: Sequence[str], where: str) -> ExperimentConfig:
     for override in overrides:
         _apply_override(document, override)
-    config = validate(
-        ExperimentConfig, document, where=str(source) if isinstance(source, str | Path) else "the config"
-    )
+    filled = {key: value for key, value in document.items() if value is not None}  # "params:" and no more
+    config = validate(ExperimentConfig, filled, where)
     params = validate(model_class(config.model).config_type, config.params, where=f"params of {config.model}")
     return config.model_copy(update={"params": params.model_dump(mode="json")})
+
+
+def resolve(
+    config: str | Path | Mapping[str, Any] | ExperimentConfig,
+    data: Dataset | str | Path | None = None,
+    *,
+    features: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> ExperimentConfig:
+    """The experiment that :func:`mmrec.train.train` runs with these arguments.
+
+    Args:
+        config: A YAML file, a mapping, a config, or the name of a model (then ``data`` is needed).
+        data: A dataset or its folder, in place of the config's.
+        features: Modality to feature name, in place of the config's.
+        params: Hyper-parameters, over the config's.
+        overrides: ``key.subkey=value`` strings, applied last.
+        seed: In place of ``train.seed``.
+
+    Raises:
+        ConfigError: Wrong config.
+    """
+    document, where = _read_source(config, has_data=data is not None)
+    if data is not None:
+        document["data"] = str(data if isinstance(data, str | Path) else data.path)
+    if features is not None:
+        document["features"] = dict(features)
+    if params is not None:
+        document["params"] = _section(document, "params") | dict(params)
+    if seed is not None:
+        document["train"] = _section(document, "train") | {"seed": seed}
+    return _build(document, overrides, where)
+
+
+def _read_source(
+    config: str | Path | Mapping[str, Any] | ExperimentConfig, *, has_data: bool
+) -> tuple[dict[str, Any], str]:
+    """The document, and what to call it in messages."""
+    if isinstance(config, ExperimentConfig):
+        return config.document(), "the config"
+    if isinstance(config, Mapping):
+        return _copy(config), "the config"
+    name, path = str(config), Path(config)
+    if name in MODELS or ":" in name:
+        if not has_data:
+            raise ConfigError(
+                "a dataset", f"the model name {name!r} alone", "add the dataset, or name a YAML file"
+            )
+        return {"model": name}, "the config"
+    if not path.exists() and name == path.stem:  # neither folder nor suffix: meant as a name
+        hint = did_you_mean(name, list(MODELS))
+        raise ConfigError("a model name, package.module:Class or a YAML file", repr(name), hint)
+    return read_config(path), name
+
+
+def _section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = document.get(name)
+    if section is not None and not isinstance(section, Mapping):
+        raise ConfigError(f"keys and values under {name}", repr(section), f"correct {name}")
+    return dict(section or {})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two documents, one ``key: old, now new`` each."""
+    changes: list[str] = []
+    for key in dict(old) | dict(new):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changes += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key}: {before!r}, now {after!r}")
+    return changes
 
 
 def validate(kind: type[M], values: Mapping[str, Any], where: str) -> M:
@@ -119,12 +200,22 @@ def _explain(kind: type[BaseModel], error: ValidationError, where: str) -> Confi
     if first["type"] == "extra_forbidden":
         owner: Any = kind
         for part in path[:-1]:
-            owner = owner.model_fields[part].annotation
-        known = list(owner.model_fields)
-        return ConfigError(f"a known key in {where}", f"{key!r}", did_you_mean(path[-1], known))
+            owner = _type_of(owner, part)
+        known = [field.alias or name for name, field in getattr(owner, "model_fields", {}).items()]
+        hint = did_you_mean(path[-1], known) if known else f"remove it: {where} has no keys"
+        return ConfigError(f"a known key in {where}", f"{key!r}", hint)
     if first["type"] == "missing":
         return ConfigError(f"the key {key!r} in {where}", "nothing", f"add it, or use --set {key}=…")
     return ConfigError(f"{key}: {first['msg'].lower()}", f"{first['input']!r} in {where}", f"correct {key}")
+
+
+def _type_of(owner: Any, part: str) -> Any:
+    """The type of a model's key, of the entries of a list or of the values of a mapping."""
+    if isinstance(owner, type) and issubclass(owner, BaseModel):
+        fields = {field.alias or name: field for name, field in owner.model_fields.items()}
+        return fields[part].annotation
+    inner = [one for one in get_args(owner) if one not in (type(None), Ellipsis)]
+    return inner[-1] if inner else owner
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -150,7 +241,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "a config file", f"no file {path}", "check the path; configs/ has examples"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise ConfigError(
+            "a config file",
+            f"the folder {path}",
+            "name the YAML file in it; a run is continued with --resume",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"YAML in {path}", " ".join(str(error).split()), "correct the file") from None
     if not isinstance(document, dict):
         raise ConfigError(
@@ -197,8 +294,9 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     place = document
     for part in parents:
-        inner = place.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{part} to hold keys", repr(inner), f"set {part} itself")
-        place = inner
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"{part} to hold keys", repr(place), f"set {part} itself")
     place[last] = value

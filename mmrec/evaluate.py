@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrec.callable_module import make_callable
-from mmrec.config import EvaluateConfig
+from mmrec.config import EvaluateConfig, validate
 from mmrec.data.dataset import Dataset, Split
 from mmrec.data.histories import Histories, Ids
-from mmrec.errors import ConfigError, DataError
+from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.files import write_json, write_table
 from mmrec.metrics import catalogue_metrics, find_hits, user_metrics
 from mmrec.progress import note
@@ -134,26 +134,31 @@ def evaluate(
     Raises:
         ConfigError: Unknown part of the split.
         DataError: Dataset, split or features are not those of the run.
-        NotFittedError: The run has no usable checkpoint.
+        NotFittedError: The run has no usable checkpoint, or is to be tested before it is finished.
     """
     from mmrec.models.contracts import scoring
 
     if split not in ("valid", "test"):
         raise ConfigError("split valid or test", repr(split), "training items are not evaluated")
     run = run if isinstance(run, Run) else Run(run)
+    if split == "test" and not run.finished:
+        raise NotFittedError(
+            f"a finished run in {run.path}: its best epoch is not known before",
+            f"status {run.manifest['status']!r}",
+            f"mmrec train {run.path} --resume",
+        )
+    settings = _settings(run, split, mask)
     dataset = run.dataset(data)
     parts = run.split(dataset)
-    settings = EvaluateConfig(ks=run.config.evaluate.ks, mask=mask or run.config.evaluate.mask)
     model = run.model(run.training_data(dataset, parts))
     held = parts.valid if split == "valid" else parts.test
-    hide_valid = split == "test" and settings.mask == "train+valid"
     result = rank_and_measure(
         scoring(model, parts.train),
         parts.train,
         held,
         dataset.n_items,
         settings.ks,
-        mask=parts.train.union(parts.valid) if hide_valid else None,
+        mask=parts.train.union(parts.valid) if settings.mask == "train+valid" else None,
         item_slices=item_slices(dataset, parts),
         user_slices=user_slices(parts),
     )
@@ -169,6 +174,17 @@ def evaluate(
     }
     _save(run, split, document, result, dataset)
     return document
+
+
+def _settings(run: Run, split: str, mask: str | None) -> EvaluateConfig:
+    """The run's settings with another mask; at validation only training items are hidden."""
+    own = run.config.evaluate
+    settings = validate(EvaluateConfig, {"ks": own.ks, "mask": mask or own.mask}, "the options of evaluate")
+    if split == "test":
+        return settings
+    if mask == "train+valid":
+        raise ConfigError("--mask train at validation", repr(mask), "hide the validation items at test only")
+    return settings.model_copy(update={"mask": "train"})
 
 
 def _save(run: Run, split: str, document: dict[str, Any], result: Evaluation, dataset: Dataset) -> None:

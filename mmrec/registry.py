@@ -15,6 +15,7 @@ MODELS = {
     "popularity": "mmrec.models.baseline.popularity:Popularity",
     "vbpr": "mmrec.models.graph.vbpr:VBPR",
 }
+DECLARED = ("config_type", "batches", "modalities", "cold_items")  # by every model class
 
 
 def load_class(path: str) -> Any:
@@ -36,10 +37,18 @@ def model_class(name: str) -> Any:
     """The class of a short name, or of an import path ``package.module:Class``.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, or no model.
     """
     if ":" in name:
-        return load_class(name)
+        model = load_class(name)
+        lacking = [attribute for attribute in DECLARED if not hasattr(model, attribute)]
+        if lacking:
+            raise ConfigError(
+                f"a model class with {', '.join(DECLARED)}",
+                f"{name!r} without {', '.join(lacking)}",
+                "declare them as mmrec/models/contracts.py says",
+            )
+        return model
     if name not in MODELS:
         raise ConfigError(
             "a model name or package.module:Class", repr(name), did_you_mean(name, list(MODELS))

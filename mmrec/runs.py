@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -12,10 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmrec
-from mmrec.config import ExperimentConfig, load_config, read_yaml
+from mmrec.config import ExperimentConfig, differences, load_config, read_yaml
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.errors import ConfigError, DataError, NotFittedError
-from mmrec.files import atomic_path, content_hash, read_json, sha256_file, write_json, write_text
+from mmrec.files import (
+    atomic_path,
+    content_hash,
+    disk_errors,
+    read_json,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 BEST = "checkpoint/best.safetensors"
 LAST = "checkpoint/last.safetensors"
+_MANIFEST = ("format", "status", "config_hash", "dataset", "split", "features", "test_opened")
 
 
 class Run:
@@ -33,16 +44,38 @@ class Run:
 
     Raises:
         NotFittedError: No run there.
+        DataError: The manifest is damaged, or the config was changed after the run began.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "manifest.json").is_file():
             raise NotFittedError(
-                "a run folder with manifest.json", f"none in {self.path}", "mmrec train CONFIG --run DIR"
+                "a run folder with manifest.json",
+                f"none in {self.path}",
+                f"mmrec train CONFIG --run {self.path}",
             )
         self.manifest: dict[str, Any] = read_json(self.path / "manifest.json")
-        self.config: ExperimentConfig = load_config(read_yaml(self.path / "config.yaml"))
+        self._check_manifest()
+        document = read_yaml(self.path / "config.yaml")
+        if content_hash(document) != self.manifest["config_hash"]:
+            raise DataError(
+                f"config.yaml of {self.path} as the run began with it",
+                "it was changed since",
+                "restore it, or train the changed config into another --run",
+            )
+        self.config: ExperimentConfig = load_config(document)
+
+    def _check_manifest(self) -> None:
+        lacking = [
+            key for key in _MANIFEST if not isinstance(self.manifest, dict) or key not in self.manifest
+        ]
+        if lacking or self.manifest["format"] != FORMAT:
+            raise DataError(
+                f"the manifest of a run (format {FORMAT}) in {self.path / 'manifest.json'}",
+                f"one without {', '.join(lacking)}" if lacking else f"format {self.manifest['format']}",
+                "name a run folder, or train again with this version of mmrec",
+            )
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.config.model} on {self.manifest['dataset']['name']}, {self.manifest['status']})"
@@ -56,6 +89,22 @@ class Run:
         """Write changed entries of the manifest."""
         self.manifest |= changes
         write_json(self.path / "manifest.json", self.manifest)
+
+    def check_config(self, config: ExperimentConfig, path: str | Path | None = None) -> None:
+        """Refuse to go on with another config, or in another folder.
+
+        Raises:
+            ConfigError: They differ; where the dataset lies does not count.
+        """
+        changes = differences(self.config.document(), config.document() | {"data": self.config.data})
+        if path is not None and Path(path).resolve() != self.path.resolve():
+            changes.append(f"--run {path}")
+        if changes:
+            raise ConfigError(
+                f"the config that the run in {self.path} began with",
+                f"another one: {'; '.join(changes)}",
+                "resume without these changes, or train into another --run",
+            )
 
     def dataset(self, path: str | Path | None = None) -> Dataset:
         """The dataset of the run, checked by hash.
@@ -167,9 +216,22 @@ def save_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     import safetensors.torch
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    content = safetensors.torch.save(contiguous, {"mmrec": json.dumps(metadata, sort_keys=True)})
+    sealed = metadata | {"sha256": _digest(contiguous, metadata)}
+    # One key only: safetensors writes several in any order.
+    content = safetensors.torch.save(contiguous, {"mmrec": json.dumps(sealed, sort_keys=True)})
     with atomic_path(file) as temporary:
         temporary.write_bytes(content)
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+    """SHA-256 of all that a checkpoint holds: safetensors itself does not notice a flipped bit."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -183,20 +245,22 @@ def load_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 not a dict
-            return tensors, json.loads((opened.metadata() or {})["mmrec"])
-    except (OSError, safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+            metadata = json.loads((opened.metadata() or {})["mmrec"])
+        written = metadata.pop("sha256", None)
+        if written not in (None, _digest(tensors, metadata)):
+            raise ValueError("its content is not what was written (SHA-256 differs)")
+        return tensors, metadata
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise NotFittedError(
-            f"an intact checkpoint {file}", f"{error}", "remove the run folder and train again"
+            f"an intact checkpoint {file}", f"{error}", f"remove {file.parent.parent} and train again"
         ) from None
 
 
-def create_run(
-    path: Path, config: ExperimentConfig, dataset: Dataset, split: Split, data: TrainingData
-) -> Run:
-    """Write config and manifest of a new run.
+def check_free(path: Path, config: ExperimentConfig) -> None:
+    """Check that a run can be made in ``path``.
 
     Raises:
-        ConfigError: The folder is not empty.
+        ConfigError: There is a run, or something else.
     """
     if (path / "manifest.json").exists():
         status = read_json(path / "manifest.json")["status"]
@@ -205,8 +269,19 @@ def create_run(
             f"{path} holds a run ({status})",
             f"mmrec train {path} --resume, or another --run",
         )
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not _is_free(path, config):
         raise ConfigError("a new or empty run folder", f"{path} with other files", "choose another --run")
+
+
+def create_run(
+    path: Path, config: ExperimentConfig, dataset: Dataset, split: Split, data: TrainingData
+) -> Run:
+    """Write config and manifest of a new run; the manifest comes last.
+
+    Raises:
+        ConfigError: The folder is not empty.
+    """
+    check_free(path, config)
     write_text(path / "config.yaml", config.to_yaml())
     manifest = {
         "format": FORMAT,
@@ -224,6 +299,16 @@ def create_run(
     }
     write_json(path / "manifest.json", manifest)
     return Run(path)
+
+
+def _is_free(path: Path, config: ExperimentConfig) -> bool:
+    """True for an empty folder, and for what a kill before the manifest was written leaves."""
+    if not path.is_dir():
+        return False
+    remove_leftovers(path)
+    names = [file.name for file in path.iterdir()]
+    text = (path / "config.yaml").read_text(encoding="utf-8") if names == ["config.yaml"] else None
+    return not names or text == config.to_yaml()
 
 
 def default_run_path(config: ExperimentConfig, dataset: Dataset) -> Path:
@@ -269,10 +354,12 @@ def log_metrics(path: Path, first_epoch: int) -> Iterator[Any]:
             if entry["epoch"] < first_epoch:
                 kept.append(line + "\n")
     write_text(path, "".join(kept))
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab", buffering=0) as file:
 
         def write(entry: dict[str, Any]) -> None:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
+            line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+            with disk_errors(path):
+                while line:
+                    line = line[file.write(line) :]
 
         yield write

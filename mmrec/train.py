@@ -7,8 +7,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,22 @@ import torch
 from torch import Tensor
 
 from mmrec.callable_module import make_callable
-from mmrec.config import ExperimentConfig, TrainConfig, load_config, read_config
+from mmrec.config import ExperimentConfig, TrainConfig, resolve
 from mmrec.data.batches import PairBatch, PairBatches
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
-from mmrec.files import sha256_file
+from mmrec.files import remove_leftovers, sha256_file
 from mmrec.metrics import USER_METRICS, parse_metric
 from mmrec.models.contracts import scoring
 from mmrec.progress import Progress, note
-from mmrec.registry import MODELS, model_class
+from mmrec.registry import model_class
 from mmrec.runs import (
     BEST,
     LAST,
     Run,
     build_model,
+    check_free,
     create_run,
     default_run_path,
     load_tensors,
@@ -94,107 +96,97 @@ def train(
         NotFittedError: The loss is no longer finite, or a checkpoint is damaged.
         KeyboardInterrupt: Interrupted; the run can be resumed.
     """
+    settle = partial(resolve, features=features, params=params, overrides=overrides, seed=seed)
     if resume and isinstance(config, str | Path) and (Path(config) / "manifest.json").is_file():
         opened = Run(config)
-        dataset = opened.dataset(data.path if isinstance(data, Dataset) else data)
-    else:
-        settings = resolve(config, data, features=features, params=params, overrides=overrides, seed=seed)
-        dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
-        path = Path(run) if run is not None else default_run_path(settings, dataset)
-        opened = _open_or_create(path, settings, dataset, resume=resume)
-    if opened.finished:
-        note(f"{opened.path} is finished already (best epoch {opened.manifest['best_epoch']})")
-        return opened
-    split = opened.split(dataset)
-    training = _Training(opened, opened.training_data(dataset, split), split, show_progress=show_progress)
-    training.run_to_end()
-    evaluate(opened, "valid", data=dataset.path)
-    return opened
-
-
-def resolve(
-    config: str | Path | Mapping[str, Any] | ExperimentConfig,
-    data: Dataset | str | Path | None = None,
-    *,
-    features: Mapping[str, str] | None = None,
-    params: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
-    seed: int | None = None,
-) -> ExperimentConfig:
-    """The experiment that :func:`train` would run with these arguments.
-
-    Raises:
-        ConfigError: Wrong config.
-    """
-    changes: dict[str, Any] = {}
-    if data is not None:
-        changes["data"] = str(data.path if isinstance(data, Dataset) else data)
-    if features is not None:
-        changes["features"] = dict(features)
-    document: dict[str, Any]
-    if isinstance(config, ExperimentConfig):
-        document = config.document()
-    elif isinstance(config, Mapping):
-        document = dict(config)
-    elif str(config) in MODELS or ":" in str(config):
-        if data is None:
-            raise ConfigError(
-                "a dataset", f"the model name {config!r} alone", "add the dataset, or name a YAML file"
-            )
-        document = {"model": str(config)}
-    else:
-        document = read_config(Path(config))
-    document |= changes
-    document["params"] = {**document.get("params", {}), **(params or {})}
-    if seed is not None:
-        document["train"] = {**document.get("train", {}), "seed": seed}
-    return load_config(document, overrides)
-
-
-def _open_or_create(path: Path, config: ExperimentConfig, dataset: Dataset, *, resume: bool) -> Run:
+        opened.check_config(settle(opened.config), run)
+        return _continue(opened, data.path if isinstance(data, Dataset) else data, show_progress)
+    settings = settle(config, data)
+    dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
+    path = Path(run) if run is not None else default_run_path(settings, dataset)
     if resume and (path / "manifest.json").is_file():
         opened = Run(path)
-        if opened.config != config.model_copy(update={"data": opened.config.data}):
-            raise ConfigError(
-                f"the config of the run in {path}",
-                "another config",
-                "resume with the same one, or choose another --run",
-            )
-        opened.dataset(dataset.path)
-        return opened
+        opened.check_config(settings)
+        return _continue(opened, dataset.path, show_progress)
+    return _begin(path, settings, dataset, show_progress)
+
+
+def _begin(path: Path, config: ExperimentConfig, dataset: Dataset, show_progress: bool) -> Run:
+    """Train from the start; the run folder appears when everything that the user may have to correct was checked."""
+    check_free(path, config)
     split = dataset.split(config.split)
-    kind = model_class(config.model)
-    if kind.modalities == "required" and not config.features:
+    _check_feasible(config, dataset, split)
+    data = dataset.training_data(split, config.features)
+    training = _Training(config, data, split, show_progress=show_progress)
+    return _complete(training, create_run(path, config, dataset, split, data), dataset)
+
+
+def _continue(run: Run, data: str | Path | None, show_progress: bool) -> Run:
+    dataset = run.dataset(data)
+    if run.finished:
+        note(f"{run.path} is finished already (best epoch {run.manifest['best_epoch']})")
+        return run
+    split = run.split(dataset)
+    training = _Training(run.config, run.training_data(dataset, split), split, show_progress=show_progress)
+    return _complete(training, run, dataset)
+
+
+def _complete(training: _Training, run: Run, dataset: Dataset) -> Run:
+    training.run_to_end(run)
+    evaluate(run, "valid", data=dataset.path)
+    run.update(status="finished")  # last, so that a kill before it is made good by resuming
+    return run
+
+
+def _check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
+    """Refuse now what would fail later, perhaps after hours."""
+    if model_class(config.model).modalities == "required" and not config.features:
         names = ", ".join(dataset.feature_names()) or f"none yet: mmrec encode {dataset.path} --modality text"
         raise ConfigError(
             f"item features for {config.model}, for example features: {{text: text-tfidf}}",
             "no features in the config",
             f"name one of this dataset's features ({names}), or choose a model without (mmrec models)",
         )
-    parse_metric(config.train.monitor, USER_METRICS)
-    return create_run(path, config, dataset, split, dataset.training_data(split, config.features))
+    _, k = parse_metric(config.train.monitor, USER_METRICS)
+    for key, length in (("train.monitor", k), ("evaluate.ks", max(config.evaluate.ks))):
+        if length > dataset.n_items:
+            raise ConfigError(
+                f"{key} with lists of at most {dataset.n_items:,} items, all there are",
+                f"{length:,}",
+                f"--set {key}=… with a smaller number",
+            )
+    if not len(evaluated_users(split.train, split.valid)):
+        raise DataError(
+            "validation items of users in training, to choose the best epoch by",
+            f"none in the split {split.name!r}",
+            f"make another split: mmrec data split {dataset.path} --name ANOTHER_NAME",
+        )
 
 
 class _Training:
     """One run from its last checkpoint to its end."""
 
-    def __init__(self, run: Run, data: TrainingData, split: Split, *, show_progress: bool) -> None:
-        self.run, self.data, self.split, self.show = run, data, split, show_progress
-        self.settings: TrainConfig = run.config.train
+    run: Run
+
+    def __init__(
+        self, config: ExperimentConfig, data: TrainingData, split: Split, *, show_progress: bool
+    ) -> None:
+        self.data, self.split, self.show = data, split, show_progress
+        self.settings: TrainConfig = config.train
         self.device = choose_device(self.settings.device)
-        self.model = build_model(run.config, data).to(self.device)
+        self.model = build_model(config, data).to(self.device)
+        if self.model.batches is not None:
+            self.batches = PairBatches(data, self.settings.batch_size)
         self.state = _State()
         self.sums: Tensor | None = None
         self.interrupted = False
         self.saved = time.monotonic()
-        if not len(evaluated_users(split.train, split.valid)):
-            raise DataError(
-                "validation items to choose the best epoch by",
-                f"none in the split {split.name!r}",
-                "make another split",
-            )
 
-    def run_to_end(self) -> None:
+    def run_to_end(self, run: Run) -> None:
+        """Train what is left; the run then has its best checkpoint."""
+        self.run = run
+        for folder in (run.path, (run.path / BEST).parent):
+            remove_leftovers(folder)
         if self.model.batches is None:
             self.model.fit(self.data)
             self.state.best_epoch = 0
@@ -203,14 +195,12 @@ class _Training:
             with torch.random.fork_rng(), self._interruptible():
                 self._fit()
         self.run.update(
-            status="finished",
             best_epoch=self.state.best_epoch,
             epochs_run=self.state.epoch,
             checkpoint_sha256=sha256_file(self.run.path / BEST),
         )
 
     def _fit(self) -> None:
-        self.batches = PairBatches(self.data, self.settings.batch_size)
         kind = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
         self.optimizer = kind(
             self.model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
@@ -233,6 +223,7 @@ class _Training:
                 log(entry)
                 self.state.epoch, self.state.step, self.sums = self.state.epoch + 1, 0, None
                 self._checkpoint()
+                self._stop_if_interrupted()
                 progress.advance(detail=self._detail(losses, value))
         if self.state.best_epoch < 0:
             raise NotFittedError("a validation", "none in this run", "lower train.eval_every")
@@ -261,11 +252,10 @@ class _Training:
             self._check_finite(values)
             self.sums = values if self.sums is None else self.sums + values
             self.state.step += 1
-            if self.interrupted:
-                self._checkpoint(force=True)
-                raise KeyboardInterrupt
+            self._stop_if_interrupted()
             self._checkpoint()
         assert self.sums is not None  # an epoch has at least one batch
+        self._check_finite(self.sums, force=True)
         return dict(zip(self.state.terms, (self.sums / self.state.step).tolist(), strict=True))
 
     def _terms(self, batch: PairBatch) -> dict[str, Tensor]:
@@ -282,8 +272,14 @@ class _Training:
         self.optimizer.step()
         return terms
 
-    def _check_finite(self, values: Tensor) -> None:
-        if self.device.type == "cuda" and self.state.step % CUDA_CHECK_STEPS:
+    def _stop_if_interrupted(self) -> None:
+        if self.interrupted:
+            self._checkpoint(force=True)
+            note(f"\ninterrupted and saved; to continue: mmrec train {self.run.path} --resume")
+            raise KeyboardInterrupt
+
+    def _check_finite(self, values: Tensor, *, force: bool = False) -> None:
+        if self.device.type == "cuda" and self.state.step % CUDA_CHECK_STEPS and not force:
             return
         if torch.isfinite(values).all():
             return
@@ -356,11 +352,10 @@ class _Training:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
+        before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
 
         def request(number: int, frame: Any) -> None:
-            self.interrupted = True
-            note(f"\ninterrupted: saving; continue with mmrec train {self.run.path} --resume")
+            self.interrupted = True  # no printing here: the step under way may be printing
             signal.signal(signal.SIGINT, before)
 
         signal.signal(signal.SIGINT, request)

@@ -28,9 +28,9 @@ from mmrec.data.histories import Histories, Ids
 
 
 class ModelConfig(BaseModel):
-    """Base of the models' configs: frozen, and unknown keys are errors."""
+    """Base of the models' configs: frozen, and unknown keys and infinite numbers are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmrec.data.dataset import Dataset
+from mmrec.runs import Run
+from tests.small_shop import config_of, make_small_shop
+
+
+@pytest.fixture(scope="session")
+def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A dataset with splits and features; copy it before altering it."""
+    return make_small_shop(tmp_path_factory.mktemp("shared") / "shop")
+
+
+@pytest.fixture(scope="session")
+def small_run(small_shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of BPR on it; copy it before altering it."""
+    from mmrec.train import train
+
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    return train(config_of(small_shop), run=folder, show_progress=False)

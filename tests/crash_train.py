@@ -1,0 +1,140 @@
+"""Run by a test: kill -9 trainings at random moments and at file operations, and after each kill resume.
+
+Usage: python -m tests.crash_train FOLDER NAME …
+Trains each FOLDER/NAME.json in forks of one process, which cost milliseconds where a fresh process costs seconds.
+Prints for each how many kills there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmrec.runs import LAST, load_tensors
+from mmrec.train import train
+from tests.test_train import results_of
+
+CALLS = ("fsync", "replace", "unlink", "mkdir", "open")
+FILE_OPERATIONS = 8  # how many of the moments are tried, evenly spread
+NEVER = 1 << 20
+
+
+def start(document: dict[str, Any], folder: Path, die_before: int | None = None) -> int:
+    """Train in a fork, perhaps one that dies before its n-th call to the file system; its process id."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            left = plant(die_before) if die_before is not None else [0]
+            train(document, run=folder, resume=True, show_progress=False)
+            if die_before == NEVER:
+                (folder.parent / "calls").write_text(str(NEVER - left[0]))
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def finish(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def plant(die_before: int) -> list[int]:
+    """Let the process kill itself before the n-th call; of a file that it is to write it writes half."""
+    left, write = [die_before], Path.write_bytes
+
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                if call is write:
+                    write(arguments[0], arguments[1][: len(arguments[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return call(*arguments, **options)
+
+        return wrapped
+
+    for name in CALLS:
+        setattr(os, name, wrap(getattr(os, name)))
+    Path.write_bytes = wrap(write)  # type: ignore[method-assign]
+    return left
+
+
+def kill_at_random(document: dict[str, Any], folder: Path, seed: int) -> int:
+    """Kill four times, each a random while after one to three new checkpoints, then let it finish; kills that came."""
+    moments, kills = random.Random(seed), 0
+    for _ in range(4):
+        child = start(document, folder)
+        for _ in range(moments.randint(1, 3)):
+            before = version(folder / LAST)
+            while version(folder / LAST) == before and not ended(child):
+                time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.01))
+        os.kill(child, signal.SIGKILL)
+        kills += finish(child) == -signal.SIGKILL
+    assert finish(start(document, folder)) == 0
+    return kills
+
+
+def ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def version(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
+def kill_at_file_operations(
+    document: dict[str, Any], folder: Path, expected: dict[str, Any]
+) -> tuple[int, int]:
+    """Kill before some of the calls to the file system, evenly spread, and resume each time.
+
+    Returns how often that was, and how often in the middle of an epoch.
+    """
+    shutil.rmtree(folder)
+    assert finish(start(document, folder, NEVER)) == 0
+    calls = int((folder.parent / "calls").read_text())
+    moments, inside = range(0, calls, -(-calls // FILE_OPERATIONS)), 0
+    for moment in moments:
+        shutil.rmtree(folder, ignore_errors=True)
+        died = finish(start(document, folder, moment))
+        assert died == -signal.SIGKILL, (moment, died)
+        if (folder / LAST).exists():
+            inside += load_tensors(folder / LAST)[1]["step"] > 0
+        assert finish(start(document, folder)) == 0, f"not resumed after file operation {moment} of {calls}"
+        assert results_of(folder) == expected, f"other results after file operation {moment} of {calls}"
+    return len(moments), inside
+
+
+def examine(document: dict[str, Any], folder: Path) -> dict[str, int]:
+    assert finish(start(document, folder)) == 0
+    expected = results_of(folder)
+    shutil.rmtree(folder)
+    random_kills = kill_at_random(document, folder, seed=0)
+    assert results_of(folder) == expected, "other results after random kills"
+    kills, inside = kill_at_file_operations(document, folder, expected)
+    return {"random kills": random_kills, "kills at file operations": kills, "in mid-epoch": inside}
+
+
+def main() -> None:
+    os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
+    folder, counts = Path(sys.argv[1]), {}
+    documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in sys.argv[2:]}
+    warm = next(iter(documents.values()))
+    train(warm, run=folder / "warm", overrides=["train.epochs=1"], show_progress=False)  # imports, once
+    for name, document in documents.items():
+        counts[name] = examine(document, folder / "run")
+        shutil.rmtree(folder / "run")
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()
