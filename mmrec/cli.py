@@ -209,6 +209,12 @@ def encode(
     source: Annotated[
         Path | None, typer.Option("--from", help="Features made elsewhere: a .npy file, one row per item.")
     ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="With --from: item id of each row, a .txt, .json or .npy file.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="With --from: which rows are present, a boolean .npy file.")
+    ] = None,
     field: Annotated[
         list[str] | None,
         typer.Option(help="Text column to read, in this order. Repeatable; all text columns if not given."),
@@ -222,15 +228,24 @@ def encode(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; the best there is if not given.")] = None,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     dim: Annotated[int, typer.Option(min=1, help="Width of tfidf vectors.")] = 128,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Items per shard: what a kill can cost.")] = 1024,
     overwrite: Annotated[bool, typer.Option(help="Replace features of that name.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn texts or pictures into item features; an interrupted call goes on where it stopped."""
+    from mmrec.encode.external import import_features
     from mmrec.encode.runner import encode as run_encoder
-    from mmrec.encode.runner import import_features
 
     if source is not None:
-        table = import_features(data, source, name=name or source.stem, modality=modality)
+        table = import_features(
+            data,
+            source,
+            name=name or source.stem,
+            modality=modality,
+            ids=ids,
+            mask=mask,
+            overwrite=overwrite,
+        )
     else:
         table = run_encoder(
             data,
@@ -247,6 +262,7 @@ def encode(
             device=device,
             precision=precision,
             dim=dim,
+            shard_rows=shard_rows,
             overwrite=overwrite,
         )
     document = {
