@@ -67,7 +67,7 @@ class VBPR(nn.Module):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch; only its own items are projected."""
         users, positives, negatives = (
-            self.users[batch.users],
+            gather(self.users, batch.users),
             self._compose(batch.positives),
             self._compose(batch.negatives),
         )
