@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ IMPORTERS = {
     "mmrec": "mmrec.data.importers.mmrec_folder:import_mmrec",
     "json": "mmrec.data.importers.json_files:import_json",
     "movielens": "mmrec.data.importers.movielens:import_movielens",
+    "amazon": "mmrec.data.importers.amazon:import_amazon",
+    "microlens": "mmrec.data.importers.microlens:import_microlens",
+    "mmctr": "mmrec.data.importers.mmctr:import_mmctr",
     "tables": "mmrec.data.importers.frames:import_tables",
     "s3rec": "mmrec.data.importers.s3rec:import_s3rec",
 }
@@ -27,10 +31,16 @@ _SIGNS = {
     "recbole": "NAME.inter with a header such as user_id:token",
     "mmrec": "NAME.inter with a header such as userID",
     "json": "NAME.inter.json",
-    "movielens": "ratings.dat or ratings.dat.gz",
+    "movielens": "ratings.dat, ratings.dat.gz, u.data, or ratings.csv with movies.csv",
+    "amazon": "reviews and meta_….json.gz",
+    "microlens": "MicroLens-…_pairs.csv",
+    "mmctr": "item_feature.parquet and MicroLens_1M_x1",
     "tables": "interactions.csv, .tsv, .jsonl or .parquet",
     "s3rec": "NAME.txt with lines of numbers",
 }
+
+
+_PUBLISHED = {"meta_*.json*": "amazon", "*_pairs.csv": "microlens", "item_feature.parquet": "mmctr"}
 
 
 def import_dataset(
@@ -124,16 +134,20 @@ def detect(source: str | Path) -> str:
         return "recbole" if is_recbole(inter[0]) else "mmrec"
     if any(path.name.endswith(".inter.json") for path in files):
         return "json"
-    if any(path.name in ("ratings.dat", "ratings.dat.gz") for path in files):
+    names = {path.name for path in files}
+    if names & {"ratings.dat", "ratings.dat.gz", "u.data"} or names >= {"ratings.csv", "movies.csv"}:
         return "movielens"
+    for pattern, format in _PUBLISHED.items():
+        if any(fnmatch.fnmatch(name, pattern) for name in names):
+            return format
     if (source.is_file() and source.name.endswith(SUFFIXES)) or find_table(source, "interactions"):
         return "tables"
     if any(path.suffix == ".txt" and looks_like_sequences(path) for path in files):
         return "s3rec"
-    names = ", ".join(path.name for path in files[:8]) + (", …" if len(files) > 8 else "")
+    found = ", ".join(path.name for path in files[:8]) + (", …" if len(files) > 8 else "")
     signs = "; ".join(f"{sign} ({name})" for name, sign in _SIGNS.items())
     raise DataError(
         f"files of a known format in {source}: {signs}",
-        names or "no files",
+        found or "no files",
         "name the table itself: mmrec data import FILE.csv --items ITEMS.csv --to DIR",
     )

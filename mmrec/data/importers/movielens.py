@@ -1,4 +1,4 @@
-"""MovieLens files: fields separated by ``::``, without header, in Latin-1."""
+"""MovieLens files: fields separated by ``::``, without header, in Latin-1; other editions are passed on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USERS = ("user_id", "gender", "age", "occupation", "zip_code")
 def import_movielens(source: str | Path) -> RawData:
     """Read ``ratings.dat`` and, where they exist, ``movies.dat``, ``users.dat`` and posters ``images/<movie>.jpg``.
 
-    Each file may be packed with gzip. Ratings have three fields or, with a time, four. The year at the end of
+    The other editions (100K with ``u.data``; 25M, 32M and latest with ``ratings.csv``) are read as well. Each file may be packed with gzip. Ratings have three fields or, with a time, four. The year at the end of
     a title becomes a column ``year`` and stays in the title.
 
     Args:
@@ -30,7 +30,7 @@ def import_movielens(source: str | Path) -> RawData:
     folder = Path(source)
     ratings = find_packed(folder, "ratings.dat")
     if ratings is None:
-        raise DataError(f"ratings.dat or ratings.dat.gz in {folder}", "neither", "name another folder")
+        return _read_other_edition(folder)
     files = [ratings]
     kinds: dict[str, dict[str, str]] = {}
     tables: dict[str, pd.DataFrame | None] = {"items": None, "users": None}
@@ -38,7 +38,7 @@ def import_movielens(source: str | Path) -> RawData:
         file = find_packed(folder, name)
         if file is not None:
             frame = _read(file, fields)
-            tables[table] = _split_titles(frame) if table == "items" else frame
+            tables[table] = split_titles(frame) if table == "items" else frame
             kinds[table] = dict.fromkeys(frame.columns[1:], "tokens")
             files.append(file)
     if "items" in kinds:
@@ -55,6 +55,20 @@ def import_movielens(source: str | Path) -> RawData:
     )
 
 
+def _read_other_edition(folder: Path) -> RawData:
+    from mmrec.data.importers import movielens_files
+
+    if (folder / "u.data").is_file():
+        return movielens_files.read_100k(folder)
+    if (folder / "ratings.csv").is_file():
+        return movielens_files.read_csv(folder)
+    raise DataError(
+        f"ratings.dat or ratings.dat.gz (or u.data, or ratings.csv) in {folder}",
+        "none of them",
+        "name another folder",
+    )
+
+
 def find_packed(folder: Path, name: str) -> Path | None:
     """The file ``name`` or ``name.gz`` of a folder, or None."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
@@ -65,7 +79,8 @@ def _read(file: Path, fields: tuple[str, ...]) -> pd.DataFrame:
     return read_delimited(file, "::", columns=fields, quoted=False, encodings=("utf-8", "latin-1"))
 
 
-def _split_titles(movies: pd.DataFrame) -> pd.DataFrame:
+def split_titles(movies: pd.DataFrame) -> pd.DataFrame:
+    """Films with a column ``year`` from the end of the title, and genres as a list in words."""
     if "title" in movies.columns:
         movies["year"] = movies["title"].str.extract(r"\((\d{4})\)\s*$")[0]
     if "genres" in movies.columns:
