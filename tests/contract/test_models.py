@@ -109,7 +109,7 @@ class TestDeclarations:
         config = model_class(name).config_type()
         for key, field in type(config).model_fields.items():
             assert field.description, key
-        with pytest.raises(ValueError, match="frozen|no field"):
+        with pytest.raises(ValueError, match=r"frozen|no field"):
             config.dim = 3
 
     def test_asks_for_features_exactly_when_it_needs_them(self, name: str) -> None:
