@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from mmrec.data.dataset import Dataset
@@ -22,3 +25,10 @@ def small_run(small_shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> 
 
     folder = tmp_path_factory.mktemp("shared") / "run"
     return train(config_of(small_shop), run=folder, show_progress=False)
+
+
+@pytest.fixture
+def own_run(small_run: Run, tmp_path: Path) -> Run:
+    """A copy of the finished run to alter."""
+    shutil.copytree(small_run.path, tmp_path / "run")
+    return Run(tmp_path / "run")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
-from mmrec.data.dataset import Dataset
+from mmrec.data.dataset import Dataset, Split
 from mmrec.data.toyshop import make_toyshop
 from mmrec.encode.features import write_features
 
@@ -67,3 +68,25 @@ def write_config(path: Path, document: dict[str, Any]) -> Path:
     """An experiment as YAML."""
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
+
+
+class _Sealed(Split):
+    """A split whose test part must not be read."""
+
+    @property
+    def test(self) -> Any:  # type: ignore[override]
+        raise AssertionError("the test split was read")
+
+
+def seal_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make reading the test part of any split an error."""
+    read = Dataset.split
+
+    def sealed(self: Dataset, name: str = "default") -> Split:
+        parts = read(self, name)
+        made = object.__new__(_Sealed)
+        for field in ("name", "manifest", "train", "valid"):
+            object.__setattr__(made, field, getattr(parts, field))
+        return made
+
+    monkeypatch.setattr(Dataset, "split", sealed)

@@ -20,12 +20,12 @@ import torch
 
 from mmrec import train as train_module
 from mmrec.config import TrainConfig
-from mmrec.data.dataset import Dataset, Split
+from mmrec.data.dataset import Dataset
 from mmrec.data.split_files import write_split
 from mmrec.errors import ConfigError, DataError, DiskError, NotFittedError
 from mmrec.runs import BEST, LAST, Run, load_tensors, log_metrics
 from mmrec.train import learning_rate, train
-from tests.small_shop import config_of, copy_shop, write_config
+from tests.small_shop import config_of, copy_shop, seal_test, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FEATURES = {"features": {"text": "text-small", "image": "image-small"}}
@@ -246,27 +246,10 @@ def test_a_run_folder_in_use_is_refused(small_shop: Dataset, small_run: Run, tmp
 # --- test stays closed -------------------------------------------------------------------------------------------
 
 
-class Sealed(Split):
-    """A split whose test part must not be read."""
-
-    @property
-    def test(self) -> Any:  # type: ignore[override]
-        raise AssertionError("training has read the test split")
-
-
 def test_training_never_reads_the_test_split(
     small_shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = Dataset.split
-
-    def sealed(self: Dataset, name: str = "default") -> Split:
-        parts = read(self, name)
-        made = object.__new__(Sealed)
-        for field in ("name", "manifest", "train", "valid"):
-            object.__setattr__(made, field, getattr(parts, field))
-        return made
-
-    monkeypatch.setattr(Dataset, "split", sealed)
+    seal_test(monkeypatch)
     for model in ("freedom", "itemknn"):
         params = {"dim": 8} if model == "freedom" else {}
         document = config_of(small_shop, model, **FEATURES, params=params, epochs=1)
