@@ -250,9 +250,7 @@ def read_recipe(name: str, folder: Path | None = None) -> Recipe:
     """
     found = find_recipes(folder)
     if name not in found:
-        hint = (
-            did_you_mean(name, list(found)) if found else "name the folder with --recipes or $MMREC_RECIPES"
-        )
+        hint = did_you_mean(name, list(found)) if found else "name the folder of recipes in $MMREC_RECIPES"
         raise ConfigError(f"a known dataset: {', '.join(found) or 'none found'}", repr(name), hint)
     path = found[name]
     recipe = validate(Recipe, read_yaml(path), where=str(path))

@@ -263,7 +263,7 @@ def _import(recipe: Recipe, folder: Path) -> Dataset:
     source = folder / "raw" / recipe.importing.source
     options = {"name": folder.resolve().name, **recipe.importing.options}
     import_dataset(source, new, format=recipe.importing.format, **options)
-    for path in sorted(new.iterdir(), key=lambda path: path.name == "dataset.json"):
+    for path in sorted(new.iterdir(), key=lambda path: (path.name == "dataset.json", path.name)):
         target = folder / path.name
         if target.is_dir():
             shutil.rmtree(target)
