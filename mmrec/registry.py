@@ -27,7 +27,7 @@ def load_class(path: str) -> Any:
     module_name, _, class_name = path.partition(":")
     try:
         return getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             "an import path package.module:Class", f"{path!r}: {error}", "check the spelling and PYTHONPATH"
         ) from None

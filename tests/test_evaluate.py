@@ -37,7 +37,7 @@ KS = (5, 10)
 def scores_of(run: Run, dataset: Dataset, parts: Split) -> dict[int, list[float]]:
     """All scores of all users as Python numbers."""
     score = scoring(run.model(run.training_data(dataset, parts)), parts.train)
-    return {user: score(np.array([user])).tolist()[0] for user in range(dataset.n_users)}
+    return dict(enumerate(score(np.arange(dataset.n_users)).tolist()))
 
 
 def rank_plainly(
