@@ -38,7 +38,8 @@ class ItemKNN(nn.Module):
     With ``source: interactions`` x_i is the item's column of the training matrix; with ``source: features`` the
     similarity is the mean over modalities of the same formula on their vectors, so that no modality dominates by
     scale; a modality that either item lacks counts 0. (The toolboxes put all features side by side instead.)
-    The item itself is left out: it is in the history already. Ties at 0 go to the lower item id.
+    The item itself is left out: it is in the history already. Similarities below 0 count 0. Ties at 0 go to the
+    lower item id.
 
     Source: Ferrari Dacrema, Cremonesi, Jannach, "Are We Really Making Much Progress?", RecSys 2019.
     """
