@@ -188,6 +188,18 @@ class TestTraining:
         one, two = (train_three_steps(name, wide_world()) for _ in range(2))
         assert same_bits(one, two)
 
+    @pytest.mark.gpu
+    def test_a_step_on_cuda_equals_one_on_the_cpu(self, name: str) -> None:
+        data, results = world().data, []
+        for device in ("cpu", "cuda"):
+            model = new_model(name, data).to(device)
+            optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+            begin_epoch(model, 0)
+            loss = step(model, optimizer, next(iter(batches(model, data, 64, 0))).to(device))
+            results.append((loss, all_scores(model, data).cpu()))
+        assert results[0][0] == pytest.approx(results[1][0], rel=1e-4)
+        assert_close(results[1][1], results[0][1], 1e-4)
+
 
 @cache
 def wide_world() -> TrainingData:
