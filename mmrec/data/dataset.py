@@ -228,9 +228,9 @@ class Dataset:
         return Split(name, manifest, *parts)
 
     def text_columns(self) -> list[str]:
-        """Columns of :attr:`items` with free text, as recorded at import."""
+        """Columns of :attr:`items` with free text, in the order of the table: a title before its description."""
         kinds: Mapping[str, str] = self.manifest["columns"].get("items", {})
-        return [column for column, kind in kinds.items() if kind == "text"]
+        return [str(column) for column in self.items.columns if kinds.get(column) == "text"]
 
     def titles(self) -> dict[str, str]:
         """External item id to a short name for people: the first text column, cut to 80 characters."""
