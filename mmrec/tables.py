@@ -1,4 +1,4 @@
-"""The formats of a comparison: Markdown, LaTeX, CSV and JSON."""
+"""The formats of a comparison: Markdown, plain text, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -39,18 +39,26 @@ _CSV_NAMES = [
 
 def markdown(comparison: Comparison) -> str:
     """Main table, slices and legend."""
-    parts = [_markdown_table(*_main_table(comparison, "**{}**"))]
+    parts = [_markdown_table(*main_table(comparison, "**{}**"))]
     if comparison.slices:
-        parts.append(_markdown_table(*_slice_table(comparison, "**{}**")))
+        parts.append(_markdown_table(*slice_table(comparison, "**{}**")))
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in legend(comparison))]) + "\n"
+
+
+def plain(comparison: Comparison) -> str:
+    """The same tables and legend in aligned columns, for a terminal."""
+    parts = [_plain_table(*main_table(comparison, "{}*"))]
+    if comparison.slices:
+        parts.append(_plain_table(*slice_table(comparison, "{}*")))
+    return "\n\n".join([*parts, "\n".join(legend(comparison, best="*"))]) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
     """A table environment; the legend is its caption."""
     bold = "\\textbf{{{}}}"
-    parts = [_latex_table(*_main_table(comparison, bold))]
+    parts = [_latex_table(*main_table(comparison, bold))]
     if comparison.slices:
-        parts.append(_latex_table(*_slice_table(comparison, bold)))
+        parts.append(_latex_table(*slice_table(comparison, bold)))
     caption = " ".join(legend(comparison)).translate(_LATEX)
     lines = ["% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\n\n\\medskip\n".join(parts),
              f"\\caption{{{caption}}}", "\\end{table}"]  # fmt: skip
@@ -106,11 +114,11 @@ def document(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def legend(comparison: Comparison) -> list[str]:
-    """What the numbers and marks mean, and under which protocol they were measured."""
+def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
+    """What the numbers and marks mean (``best``: how the best value is marked), and how they were measured."""
     seeds = sorted({seed for row in comparison.rows for seed in row.seeds})
     spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
-    lines = [f"Values: {spread} {', '.join(map(str, seeds))}; bold: best of the column."]
+    lines = [f"Values: {spread} {', '.join(map(str, seeds))}; {best}: best of the column."]
     if _family(comparison):
         lines.append(
             f"▲/▼: better/worse than {comparison.baseline}; paired bootstrap over {comparison.n_users:,} users, "
@@ -132,7 +140,8 @@ def slice_size(row: Row, name: str) -> int | None:
     return None if size is None else int(size)
 
 
-def _main_table(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
+def main_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], list[list[str]]]:
+    """Names of the columns, and the cells of each row; ``bold`` is put around the best value of a column."""
     lines = [
         [row.label, str(len(row.seeds)), *(_cell(comparison, row, m, None, bold) for m in comparison.metrics)]
         for row in comparison.rows
@@ -140,7 +149,8 @@ def _main_table(comparison: Comparison, bold: str) -> tuple[list[str], list[list
     return ["model", "seeds", *comparison.metrics], lines
 
 
-def _slice_table(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
+def slice_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], list[list[str]]]:
+    """The same as :func:`main_table` for the slices."""
     lines = [
         [name, f"{slice_size(row, name) or 0:,}", row.label,
          *(_cell(comparison, row, m, name, bold) for m in comparison.metrics)]
@@ -191,6 +201,16 @@ def _markdown_table(names: list[str], lines: list[list[str]]) -> str:
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
         for line in [names, marks, *lines]
+    )
+
+
+def _plain_table(names: list[str], lines: list[list[str]]) -> str:
+    """Columns padded to their widest cell; every cell is as wide as it is long."""
+    rows = [names, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(
+        line.rstrip() for line in [padded[0], "-" * (sum(widths) + 2 * len(widths) - 2), *padded[1:]]
     )
 
 

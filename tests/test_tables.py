@@ -11,6 +11,7 @@ import pandas as pd
 
 from mmrec.compare import Comparison, compare_results
 from mmrec.results import Result
+from mmrec.tables import plain
 
 PROTOCOL = {"dataset": "toys", "dataset_hash": "0123456789abcdef" * 4, "mask": "train", "ks": [10]}
 
@@ -126,3 +127,19 @@ def test_one_run_has_neither_best_nor_marks() -> None:
     assert "**" not in text
     assert "▲" not in text
     assert "Values: seed 3;" in text
+
+
+def test_plain_text_has_aligned_columns() -> None:
+    text = plain(comparison())
+    head, rule, *rows = text.split("\n\n")[0].splitlines()
+    assert head == "model    seeds  recall@10           gini@10"
+    assert set(rule) == {"-"}
+    assert rows[1] == "a_b|c    2      0.1300* ± 0.0141 ▲  0.6300 ± 0.0141"
+    assert {row.index("0.") for row in rows} == {head.index("recall@10")}
+    assert "*: best of the column." in text
+    assert "**" not in text
+
+
+def test_plain_text_shows_slices_below() -> None:
+    assert "items: cold  1,234  itemknn  0.0200*" in plain(comparison())
+    assert "items: cold" not in plain(comparison(slices=()))
