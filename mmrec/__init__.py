@@ -6,29 +6,58 @@ The public names are imported when they are first used, so that ``import mmrec``
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmrec.compare import compare
+    from mmrec.data.dataset import Dataset, load
+    from mmrec.data.importers import import_dataset
+    from mmrec.data.importers.frames import from_frames
+    from mmrec.data.split import split
+    from mmrec.encode.external import import_features
+    from mmrec.encode.features import FeatureTable
+    from mmrec.encode.runner import encode
+    from mmrec.errors import MMRecError
+    from mmrec.evaluate import evaluate
+    from mmrec.recommend import recommend
+    from mmrec.runs import Run
+    from mmrec.train import train
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Dataset": "mmrec.data.dataset",
     "FeatureTable": "mmrec.encode.features",
+    "MMRecError": "mmrec.errors",
+    "Run": "mmrec.runs",
+    "compare": "mmrec.compare",
     "encode": "mmrec.encode",
+    "evaluate": "mmrec.evaluate",
     "from_frames": "mmrec.data.importers.frames",
     "import_dataset": "mmrec.data.importers",
     "import_features": "mmrec.encode.external",
     "load": "mmrec.data.dataset",
+    "recommend": "mmrec.recommend",
+    "split": "mmrec.data.split",
+    "train": "mmrec.train",
 }
 
 __all__ = [
     "Dataset",
     "FeatureTable",
+    "MMRecError",
+    "Run",
     "__version__",
+    "compare",
     "encode",
+    "evaluate",
     "from_frames",
     "import_dataset",
     "import_features",
     "load",
+    "recommend",
+    "split",
+    "train",
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from mmrec.data.dataset import Dataset
 from mmrec.runs import Run
+from tests.command_line import Command, make_command
 from tests.small_shop import config_of, make_small_shop
 
 
@@ -32,3 +33,9 @@ def own_run(small_run: Run, tmp_path: Path) -> Run:
     """A copy of the finished run to alter."""
     shutil.copytree(small_run.path, tmp_path / "run")
     return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def mmrec(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in this process: ``mmrec("train", config)``."""
+    return make_command(monkeypatch, capsys)

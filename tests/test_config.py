@@ -34,7 +34,7 @@ def test_defaults_are_filled_in_for_the_experiment_and_the_model() -> None:
 
 def test_numbers_in_any_notation(tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-3 for a text; nobody who writes it means one."""
-    text = "model: bpr\ndata: d\nparams: {reg: 1e-3}\ntrain: {lr: 5E-4, epochs: "100", clip_norm: '2'}\n"
+    text = "model: bpr\ndata: d\nparams: {reg: 1e-3}\ntrain: {lr: 5E-4, epochs: '100', clip_norm: '2'}\n"
     config = load_config(write(tmp_path / "c.yaml", text))
     assert config.params["reg"] == 0.001
     assert (config.train.lr, config.train.epochs, config.train.clip_norm) == (0.0005, 100, 2.0)
@@ -112,7 +112,7 @@ def test_later_overrides_win_and_the_source_is_left_alone() -> None:
         ("model.name=x", "model to hold keys"),
         ("train.lr=[", "a YAML value for train.lr"),
         ("train.lrr=3", "did you mean 'lr'"),
-        ("trian.lr=3", "did you mean 'train'"),
+        ("trains.lr=3", "did you mean 'train'"),
     ],
 )
 def test_wrong_overrides(override: str, message: str) -> None:
@@ -126,7 +126,7 @@ def test_wrong_overrides(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "key", "hint"),
     [
-        ({"modle": "x"}, "'modle'", "did you mean 'model'"),
+        ({"models": "x"}, "'models'", "did you mean 'model'"),
         ({"train": {"epoch": 3}}, "'train.epoch'", "did you mean 'epochs'"),
         ({"evaluate": {"k": [3]}}, "'evaluate.k'", "did you mean|choose one of: ks, mask"),
         ({"params": {"dimm": 3}}, "'dimm'", "did you mean 'dim'"),

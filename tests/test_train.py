@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_is_named(small_shop: Dataset, tmp_path: Path,
         ("bpr", {"evaluate": {"ks": [5, 100]}}, "evaluate.ks with lists of at most 60"),
         ("bpr", {"device": "tpu"}, "auto, cpu or cuda"),
         ("bpr", {"split": {}}, "split"),
-        ("bpr", {"features": {"text": "text-smal"}}, "did you mean 'text-small'"),
+        ("bpr", {"features": {"text": "text-smalls"}}, "did you mean 'text-small'"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run_folder(
