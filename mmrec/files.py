@@ -144,8 +144,13 @@ def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     """Write an array atomically as .npy without pickle."""
     import numpy as np
 
+    whole = np.asarray(array, order="C")
+    if whole.dtype.hasobject:
+        raise TypeError("arrays of Python objects need pickle")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        # Not np.save: it writes with C's stdio and hides the reason when the disk is full.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(whole))
+        file.write(whole.reshape(-1).view(np.uint8).data)
 
 
 def sha256_file(path: Path) -> str:
