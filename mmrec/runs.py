@@ -90,6 +90,29 @@ class Run:
         self.manifest |= changes
         write_json(self.path / "manifest.json", self.manifest)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; the lock ends with the process, however it ends.
+
+        Raises:
+            ConfigError: Another training is at work there.
+        """
+        import fcntl
+
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.path} for this process alone",
+                    "another training at work there",
+                    "wait for it, or choose another --run",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
     def check_config(self, config: ExperimentConfig, path: str | Path | None = None) -> None:
         """Refuse to go on with another config, or in another folder.
 

@@ -132,9 +132,10 @@ def _continue(run: Run, data: str | Path | None, show_progress: bool) -> Run:
 
 
 def _complete(training: _Training, run: Run, dataset: Dataset) -> Run:
-    training.run_to_end(run)
-    evaluate(run, "valid", data=dataset.path)
-    run.update(status="finished")  # last, so that a kill before it is made good by resuming
+    with run.alone():
+        training.run_to_end(run)
+        evaluate(run, "valid", data=dataset.path)
+        run.update(status="finished")  # last, so that a kill before it is made good by resuming
     return run
 
 

@@ -243,6 +243,15 @@ def test_a_run_folder_in_use_is_refused(small_shop: Dataset, small_run: Run, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_two_trainings_in_one_folder_are_refused(own_run: Run) -> None:
+    own_run.update(status="started")
+    before = (own_run.path / "metrics.jsonl").stat().st_mtime_ns
+    with own_run.alone(), pytest.raises(ConfigError, match="another training at work"):
+        train(own_run.path, resume=True, show_progress=False)
+    assert (own_run.path / "metrics.jsonl").stat().st_mtime_ns == before
+    assert train(own_run.path, resume=True, show_progress=False).finished
+
+
 # --- test stays closed -------------------------------------------------------------------------------------------
 
 
