@@ -18,10 +18,10 @@ from mmrec.errors import ConfigError, FeatureError
 from mmrec.evaluate import evaluate
 from mmrec.files import read_json, write_json
 from mmrec.report import write_report
+from mmrec.report.users import ItemView, UserView, choose_users, view_users
 from mmrec.runs import Run
 from mmrec.tables import plain
 from mmrec.train import train
-from mmrec.user_views import ItemView, UserView, choose_users, view_users
 
 FEATURES = {"text": "text-tfidf", "image": "image-histogram"}
 TRAIN = {"epochs": 60, "batch_size": 1024, "lr": 5e-3, "patience": 10}

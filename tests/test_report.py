@@ -16,16 +16,16 @@ import pytest
 from PIL import Image
 
 from mmrec.compare import Comparison, compare
-from mmrec.curves import Curve, draw_chart, nice_ticks
 from mmrec.data.dataset import Dataset
 from mmrec.data.importers.frames import from_frames
 from mmrec.data.split import split
 from mmrec.encode.runner import encode
 from mmrec.evaluate import evaluate
-from mmrec.markup import Html, element, join
 from mmrec.report import write_report
+from mmrec.report.curves import Curve, draw_chart, nice_ticks
+from mmrec.report.markup import Html, element, join
+from mmrec.report.users import ItemView, UserView, choose_users, view_users
 from mmrec.train import train
-from mmrec.user_views import ItemView, UserView, choose_users, view_users
 
 EVIL = ('<script>alert("1")</script>', '" onload="alert(1)', "Tom & Jerry's </title></style>")
 LISTS = ("recommendations", "cold")

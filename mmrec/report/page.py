@@ -17,15 +17,15 @@ import numpy as np
 import mmrec
 from mmrec import tables
 from mmrec.compare import Comparison
-from mmrec.curves import Curve, dash_sample, draw_chart, read_log
 from mmrec.data.dataset import Dataset
 from mmrec.encode.pictures import open_picture, quiet_decoding
 from mmrec.files import read_json, write_text
-from mmrec.markup import Html, element, join
 from mmrec.registry import model_class
-from mmrec.report_style import STYLE
+from mmrec.report.curves import Curve, dash_sample, draw_chart, read_log
+from mmrec.report.markup import Html, element, join
+from mmrec.report.style import STYLE
+from mmrec.report.users import ItemView, UserView
 from mmrec.runs import Run
-from mmrec.user_views import ItemView, UserView
 
 THUMBNAIL = 96  # pixels; about 4 KiB each as JPEG
 
@@ -50,7 +50,7 @@ def write_report(
     Args:
         path: The HTML file.
         comparison: Evaluated run folders of one dataset; shown with the slices it holds.
-        users: From :func:`mmrec.user_views.view_users`; each shown item with a picture adds about 4 KiB.
+        users: From :func:`mmrec.report.users.view_users`; each shown item with a picture adds about 4 KiB.
         dataset: The dataset of the runs, with or without pictures.
         title: Heading of the page.
         about: Paragraphs put under the heading.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmrec.markup import Html, element, join
+from mmrec.report.markup import Html, element, join
 
 N_COLOURS = 6  # classes c0 … c5 in the page's style sheet
 DASHES = (None, "7 4", "2 3", "9 3 2 3")  # of the seeds

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli_common import DataPath, Json, key_value, show
+from mmrec.cli.common import DataPath, Json, key_value, show
 
 data_app = typer.Typer(
     help="Get, import, split and look at datasets.", no_args_is_help=True, rich_markup_mode=None

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from mmrec import __version__
-from mmrec.cli_common import Json, MovedData, Override, RunPath, accuracy, key_value, show
-from mmrec.cli_data import data_app, encode
+from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
+from mmrec.cli.data import data_app, encode
 from mmrec.errors import MMRecError
 
 app = typer.Typer(
