@@ -429,7 +429,7 @@ def test_ctrl_c_on_the_command_line_exits_with_130(small_shop: Dataset, tmp_path
     while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "interrupted and saved" in err
     assert "Traceback" not in err

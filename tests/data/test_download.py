@@ -180,9 +180,11 @@ def test_attempts_that_bring_much_are_not_counted(
 
 
 CHILD = """
+import signal
 import sys
 from pathlib import Path
 from mmrec.data.download import Patience, fetch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 fetch([sys.argv[1]], Path(sys.argv[2]), patience=Patience(timeout=20), show=False)
 """
 
@@ -193,12 +195,12 @@ def test_killed_in_the_middle_it_resumes(server: Server, tmp_path: Path, how: si
     to = tmp_path / "a.bin"
     child = subprocess.Popen([sys.executable, "-c", CHILD, url, str(to)], stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while sum(path.stat().st_size for path in tmp_path.glob("*.partial")) < 200_000:
             assert time.monotonic() < until and child.poll() is None
             time.sleep(0.02)
         os.kill(child.pid, how)
-        child.wait(timeout=10)
+        child.wait(timeout=60)
     finally:
         child.kill()
         child.wait()
