@@ -224,12 +224,8 @@ def _columns(dataset: Dataset) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _modalities(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """How many items have a text, a picture, both or neither."""
-    kinds: Mapping[str, str] = dataset.manifest.get("columns", {}).get("items", {})
-    has = {kind: np.zeros(dataset.n_items, dtype=bool) for kind in ("text", "image")}
-    for column in dataset.items.columns:
-        kind = "image" if column == "image" else kinds.get(str(column))
-        if kind in has:
-            has[kind] |= _filled(dataset.items[column])
+    masks, nothing = dataset.modalities(), np.zeros(dataset.n_items, dtype=bool)
+    has = {modality: masks.get(modality, nothing) for modality in ("text", "image")}
     rows = {**has, "both": has["text"] & has["image"], "neither": ~has["text"] & ~has["image"]}
     return {
         name: {"items": int(mask.sum()), "share": float(mask.sum() / max(dataset.n_items, 1))}
