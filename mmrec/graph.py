@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, FeatureError
-from mmrec.rank import top_items
+from mmrec.neighbours import co_users, item_neighbours
 
-BLOCK_BYTES = (
-    64 * 2**20
-)  # of one block of similarities: large enough for full speed, small beside the features
+SUM = 0  # embedding_bag's mode
 
 
 class SparseMatrix(nn.Module):
@@ -26,8 +24,8 @@ class SparseMatrix(nn.Module):
     A module, so that it moves between devices with the model that holds it; it is rebuilt from data, never saved.
 
     Args:
-        offsets: ``(n_rows + 1,)`` int64.
-        columns: ``(nnz,)`` int64.
+        offsets: ``(n_rows + 1,)`` int32, or int64 where that is too small.
+        columns: ``(nnz,)`` of the same type.
         values: ``(nnz,)`` float32.
         n_columns: Width of the matrix.
         transposed: The transpose, built once because every backward pass needs it; None for a symmetric matrix.
@@ -75,16 +73,28 @@ class SparseMatrix(nn.Module):
 
     @classmethod
     def _compress(cls, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> SparseMatrix:
-        order = torch.argsort(rows * shape[1] + columns)
+        order = torch.argsort(rows.long() * shape[1] + columns)
         offsets = torch.zeros(shape[0] + 1, dtype=torch.int64, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=shape[0]), 0, out=offsets[1:])
-        return cls(offsets, columns[order].contiguous(), values[order].float().contiguous(), shape[1])
+        small = max(len(columns), *shape) < 2**31  # half the memory to read in every product
+        kind = torch.int32 if small else torch.int64
+        return cls(offsets.to(kind), columns[order].to(kind), values[order].float(), shape[1])
+
+    @property
+    def rows(self) -> Tensor:
+        """``(nnz,)`` the row of each entry."""
+        return torch.repeat_interleave(self.offsets.diff())
+
+    def scale_rows(self, factors: Tensor) -> SparseMatrix:
+        """``diag(factors) A`` for ``factors (n_rows,)``, whose entries at empty rows do not matter."""
+        return SparseMatrix.from_entries(
+            self.rows, self.columns, self.values * factors[self.rows], self.shape
+        )
 
     def to_dense(self) -> Tensor:
         """``(n_rows, n_columns)``: for tests and small graphs."""
         dense = torch.zeros(self.shape, device=self.values.device)
-        rows = torch.repeat_interleave(self.offsets.diff())
-        return dense.index_put_((rows, self.columns), self.values, accumulate=True)
+        return dense.index_put_((self.rows, self.columns), self.values, accumulate=True)
 
 
 class _Product(torch.autograd.Function):
@@ -104,14 +114,11 @@ def _multiply(matrix: SparseMatrix, dense: Tensor) -> Tensor:
     # deterministic on CUDA, where torch's sparse products are not.
     if len(matrix.columns) == 0:
         return dense.new_zeros(matrix.shape[0], dense.shape[1])
-    return F.embedding_bag(
-        matrix.columns,
-        dense,
-        matrix.offsets,
-        mode="sum",
-        per_sample_weights=matrix.values.to(dense.dtype),
-        include_last_offset=True,
-    )
+    # torch.embedding_bag is F.embedding_bag without its checks of shapes that are right by construction here.
+    values = matrix.values if matrix.values.dtype == dense.dtype else matrix.values.to(dense.dtype)
+    return torch.embedding_bag(
+        dense, matrix.columns, matrix.offsets, False, SUM, False, values, include_last_offset=True
+    )[0]
 
 
 def propagate(matrix: SparseMatrix, dense: Tensor) -> Tensor:
@@ -119,17 +126,19 @@ def propagate(matrix: SparseMatrix, dense: Tensor) -> Tensor:
 
     The gradient is the product of the transpose with the incoming gradient; the transpose is already built.
     """
+    if not (dense.requires_grad and torch.is_grad_enabled()):
+        return _multiply(matrix, dense)
     result: Tensor = _Product.apply(matrix, dense)  # type: ignore[no-untyped-call]
     return result
 
 
-class _PropagateMean(torch.autograd.Function):
+class _PropagateSum(torch.autograd.Function):
     @staticmethod
     def forward(
         context: torch.autograd.function.FunctionCtx, matrix: SparseMatrix, embeddings: Tensor, layers: int
     ) -> Tensor:
         context.matrix, context.layers = matrix, layers  # type: ignore[attr-defined]
-        return _sum_of_powers(matrix, embeddings, layers).div_(layers + 1)
+        return _sum_of_powers(matrix, embeddings, layers)
 
     @staticmethod
     def backward(
@@ -137,11 +146,7 @@ class _PropagateMean(torch.autograd.Function):
     ) -> tuple[None, Tensor, None]:
         matrix: SparseMatrix = context.matrix  # type: ignore[attr-defined]
         layers: int = context.layers  # type: ignore[attr-defined]
-        return (
-            None,
-            _sum_of_powers(matrix.transpose, gradients[0].contiguous(), layers).div_(layers + 1),
-            None,
-        )
+        return None, _sum_of_powers(matrix.transpose, gradients[0].contiguous(), layers), None
 
 
 def _sum_of_powers(matrix: SparseMatrix, dense: Tensor, layers: int) -> Tensor:
@@ -152,15 +157,21 @@ def _sum_of_powers(matrix: SparseMatrix, dense: Tensor, layers: int) -> Tensor:
     return total
 
 
+def propagate_sum(graph: SparseMatrix, embeddings: Tensor, layers: int) -> Tensor:
+    """The sum ``E + ÂE + … + Â^L E``, each ``(n, d)``.
+
+    The map is linear, so its gradient is the same sum over the transpose and nothing has to be kept for it.
+    """
+    result: Tensor = _PropagateSum.apply(graph, embeddings, layers)  # type: ignore[no-untyped-call]
+    return result
+
+
 def propagate_mean(graph: SparseMatrix, embeddings: Tensor, layers: int) -> Tensor:
     """LightGCN's propagation: the mean of ``E, ÂE, …, Â^L E``, each ``(n, d)``.
 
-    The map is linear, so its gradient is the same sum over the transpose and nothing has to be kept for it.
-
     Source: He et al., "LightGCN", SIGIR 2020, with equal layer weights 1 / (L + 1).
     """
-    result: Tensor = _PropagateMean.apply(graph, embeddings, layers)  # type: ignore[no-untyped-call]
-    return result
+    return propagate_sum(graph, embeddings, layers) / (layers + 1)
 
 
 def normalize_bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> SparseMatrix:
@@ -199,38 +210,40 @@ def prune_edges(users: Tensor, items: Tensor, dropout: float, generator: torch.G
     return race.topk(keep, largest=False, sorted=False).indices.sort().values
 
 
-def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES) -> tuple[Tensor, Tensor]:
-    """Exact cosine neighbours of each row in blocks: ids and cosines, each ``(n, min(k, n))``.
+def modality_graph(
+    table: FeatureTable, k: int, weighting: Literal["mean", "cosine"] = "mean"
+) -> SparseMatrix:
+    """Frozen item-item graph ``(n_items, n_items)`` of one modality: each item's k nearest items, itself included.
 
-    The row itself is a neighbour (cosine 1). Ties go to the lower id. A zero vector has cosine 0 to everything and
-    keeps only itself: its other entries are -1. Memory is ``O(n d + block_bytes)``, never ``O(n²)``.
+    ``mean``: every entry is ``1 / k``, so a product is the mean over the neighbours (FREEDOM and its kin).
+    ``cosine``: ``S_ij / sqrt(r_i r_j)`` with the cosines S of the kept pairs, negative ones as 0, and their row sums
+    r (LATTICE, MGCN and their kin). Items without the modality have empty rows and are nobody's neighbours.
+
+    Sources: Zhou and Shen, ACM MM 2023 (mean); Zhang et al., "Mining Latent Structures", ACM MM 2021 (cosine).
     """
-    n = len(vectors)
-    k = min(k, n)
-    unit = F.normalize(vectors.float(), dim=1)
-    # Blocks of one shape, never a single row: else equal vectors could get cosines that round differently.
-    rows_per_block = min(n, max(2, block_bytes // (4 * n)))
-    similarity = torch.empty(rows_per_block, n)
-    ids, cosines = torch.empty(n, k, dtype=torch.int64), torch.empty(n, k)
-    for start in range(0, n, rows_per_block):
-        stop = min(start + rows_per_block, n)
-        rows = slice(stop - rows_per_block, stop)  # the last block begins inside the one before
-        torch.mm(unit[rows], unit.T, out=similarity)
-        ids[rows], cosines[rows] = top_items(similarity, k)
-    empty = ~vectors.any(dim=1)
-    ids[empty] = -1
-    ids[empty, 0] = torch.arange(n)[empty]
-    return ids, cosines
+    rows, columns, cosines = item_neighbours(table, k)
+    n_items = len(table.present)
+    count = torch.bincount(rows, minlength=n_items)
+    if weighting == "mean":
+        values = 1.0 / count[rows]
+    else:
+        weights = cosines.clamp(min=0)
+        degree = torch.zeros(n_items).index_add_(0, rows, weights)
+        values = weights * (degree[rows] * degree[columns]).rsqrt()
+    return SparseMatrix.from_entries(rows, columns, values, (n_items, n_items))
 
 
 def knn_item_graph(
-    features: Mapping[str, FeatureTable], k: int, weights: Mapping[str, float], n_items: int
+    features: Mapping[str, FeatureTable],
+    k: int,
+    weights: Mapping[str, float],
+    n_items: int,
+    weighting: Literal["mean", "cosine"] = "mean",
 ) -> SparseMatrix:
-    """Frozen item-item graph ``(n_items, n_items)``: the mean over an item's k nearest items, mixed over modalities.
+    """Frozen item-item graph ``(n_items, n_items)``: the modalities' graphs, mixed.
 
-    ``G = sum_m a_m G_m`` with ``G_m[i, j] = 1/k`` for the k nearest j of i by cosine, i itself included. The rows of
-    items without modality m are empty in ``G_m`` and they are nobody's neighbours; the weights ``a_m`` are
-    normalised per item over the modalities it has, so each row sums to 1 (or 0 where an item has none).
+    ``G = sum_m a_m G_m`` with the :func:`modality_graph` ``G_m`` of each modality. The weights ``a_m`` are normalised
+    per item over the modalities it has, so with ``mean`` each row sums to 1 (or 0 where an item has none).
 
     Source: Zhou and Shen, "A Tale of Two Graphs", ACM MM 2023. With every modality present this is the published
     code's operator, whose "symmetric normalisation" is the plain mean because every row has k entries.
@@ -241,22 +254,39 @@ def knn_item_graph(
     chosen = {modality: weights[modality] for modality in features}
     if any(weight < 0 for weight in chosen.values()) or not any(chosen.values()):
         raise ConfigError("modality weights >= 0, not all zero", f"{chosen}", "set them in params")
-    present = {m: torch.from_numpy(np.array(features[m].present)) for m in features}
-    share = sum((chosen[m] * present[m].float() for m in features), torch.zeros(n_items))
-    rows, columns, values = [], [], []
-    for modality, table in features.items():
-        if chosen[modality] == 0:
-            continue
-        own = present[modality].nonzero().squeeze(1)
-        ids, _ = nearest_neighbours(table.tensor()[own], k)
-        valid = ids >= 0
-        value = (chosen[modality] / share[own] / valid.sum(1)).unsqueeze(1).expand_as(ids)
-        rows.append(own.unsqueeze(1).expand_as(ids)[valid])
-        columns.append(own[ids[valid]])
-        values.append(value[valid])
+    share = torch.zeros(n_items)
+    for modality, weight in chosen.items():
+        share += weight * torch.from_numpy(np.array(features[modality].present)).float()
+    graphs = [
+        modality_graph(features[modality], k, weighting).scale_rows(weight / share)
+        for modality, weight in chosen.items()
+        if weight > 0
+    ]
+    return graphs[0] if len(graphs) == 1 else add(graphs)
+
+
+def add(graphs: Sequence[SparseMatrix]) -> SparseMatrix:
+    """The sum of sparse matrices of one shape."""
     return SparseMatrix.from_entries(
-        torch.cat(rows), torch.cat(columns), torch.cat(values), (n_items, n_items)
+        torch.cat([graph.rows for graph in graphs]),
+        torch.cat([graph.columns for graph in graphs]),
+        torch.cat([graph.values for graph in graphs]),
+        graphs[0].shape,
     )
+
+
+def co_user_graph(train: Histories, n_items: int, k: int) -> SparseMatrix:
+    """User-user graph ``(n_users, n_users)``: each user's k others with the most training items in common.
+
+    Values are the softmax of the counts over a row's neighbours, so a row sums to 1 (or 0 for a user without any).
+
+    Source: Zhou, Zhou, Zhang, Shen, "Enhancing Dyadic Relations with Homogeneous Graphs", ECAI 2023.
+    """
+    rows, columns, counts = co_users(train, n_items, k)
+    largest = torch.zeros(train.n_users).index_reduce_(0, rows, counts, "amax")
+    weights = (counts - largest[rows]).exp()
+    total = torch.zeros(train.n_users).index_add_(0, rows, weights)
+    return SparseMatrix.from_entries(rows, columns, weights / total[rows], (train.n_users, train.n_users))
 
 
 def modality_weights(modalities: Sequence[str], image_weight: float) -> dict[str, float]:

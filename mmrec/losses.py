@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,6 +31,102 @@ def norm_penalty(*rows: Tensor) -> Tensor:
 def squared_penalty(*rows: Tensor) -> Tensor:
     """Half the sum of squared entries of the matrices ``(b, d)``, divided by b: the papers' L2 term."""
     return sum((row.pow(2).sum() for row in rows), rows[0].new_zeros(())) / (2 * len(rows[0]))
+
+
+def info_nce(
+    anchors: Tensor,
+    targets: Tensor,
+    temperature: float,
+    ids: Tensor | None = None,
+    negatives: Tensor | None = None,
+) -> Tensor:
+    """InfoNCE: ``mean_i [-a_i·b_i / t + log sum_j exp(a_i·b_j / t)]`` over cosines of ``(b, d)`` rows.
+
+    Computed by log-sum-exp, so small temperatures do not overflow.
+
+    Args:
+        anchors: ``(b, d)``.
+        targets: ``(b, d)``; row i is the positive of anchor i, the others are its negatives.
+        temperature: Above 0.
+        ids: ``(b,)`` what each row is about. Rows of the same id are no negatives of each other; without ids a
+            thing that comes twice in a batch is pushed away from itself.
+        negatives: ``(n, d)`` further negatives of every anchor.
+
+    Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018.
+    """
+    anchors, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
+    logits = anchors @ targets.T / temperature
+    if ids is not None:
+        same = ids[:, None] == ids[None, :]
+        same.fill_diagonal_(False)
+        logits = logits.masked_fill(same, -torch.inf)
+    if negatives is not None:
+        logits = torch.cat([logits, anchors @ F.normalize(negatives, dim=1).T / temperature], 1)
+    return F.cross_entropy(logits, torch.arange(len(anchors), device=anchors.device))
+
+
+def alignment(users: Tensor, items: Tensor) -> Tensor:
+    """``mean_i |u_i - v_i|²`` of L2-normalised pairs ``(b, d)``.
+
+    Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
+    the Hypersphere", ICML 2020.
+    """
+    return (F.normalize(users, dim=1) - F.normalize(items, dim=1)).pow(2).sum(1).mean()
+
+
+def uniformity(rows: Tensor, similarity: Tensor | None = None) -> Tensor:
+    """``log mean_{a<b} exp(-2 (|x_a - x_b|² - 2 + 2 s_ab))`` of L2-normalised rows ``(b, d)``; 0 for a single row.
+
+    Without ``similarity`` s is 1 and this is plain uniformity. With it (``(b, b)``, in [0, 1]) rows that are alike in
+    content are pushed apart less than the others: calibrated uniformity. One Gram matrix and one log-sum-exp.
+
+    Sources: Wang and Isola, ICML 2020; Zhou, Wang, Shen, "CM3: Calibrating Multimodal Recommendation", 2025.
+    """
+    n = len(rows)
+    if n < 2:
+        return rows.sum() * 0
+    rows = F.normalize(rows, dim=1)
+    exponents = 4 * (rows @ rows.T) - 4  # -2 |x_a - x_b|² = 4 x_a·x_b - 4 on the sphere
+    if similarity is not None:
+        exponents = exponents + (4 - 4 * similarity)
+    diagonal = torch.eye(n, dtype=torch.bool, device=rows.device)
+    return exponents.masked_fill(diagonal, -torch.inf).flatten().logsumexp(0) - math.log(n * (n - 1))
+
+
+def direct_au(users: Tensor, items: Tensor, gamma: float) -> Tensor:
+    """Alignment of the pairs ``(b, d)`` plus ``gamma`` times the mean uniformity of users and of items.
+
+    Source: Wang et al., "Towards Representation Alignment and Uniformity in Collaborative Filtering", KDD 2022.
+    """
+    return alignment(users, items) + gamma * (uniformity(users) + uniformity(items)) / 2
+
+
+def sampled_softmax(
+    positive: Tensor,
+    negative: Tensor,
+    log_q_positive: Tensor | None = None,
+    log_q_negative: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of the positive among sampled negatives, corrected for how often each item is sampled.
+
+    ``mean_i [-z_i + log(exp z_i + sum_j exp z_ij)]`` with ``z = s - log q``; without the correction items that are
+    sampled often (popular ones, in a batch) are pushed down too much.
+
+    Args:
+        positive: Scores ``(b,)``.
+        negative: Scores ``(b, n)``; -inf leaves a negative out.
+        log_q_positive: ``(b,)`` log probability of each positive to be sampled.
+        log_q_negative: ``(b, n)`` or ``(n,)`` likewise.
+
+    Source: Bengio and Senecal, "Adaptive Importance Sampling", 2008; Yi et al., "Sampling-Bias-Corrected Neural
+    Modeling", RecSys 2019.
+    """
+    if log_q_positive is not None:
+        positive = positive - log_q_positive
+    if log_q_negative is not None:
+        negative = negative - log_q_negative
+    logits = torch.cat([positive[:, None], negative], 1)
+    return (logits.logsumexp(1) - positive).mean()
 
 
 PENALTIES = {"norm": norm_penalty, "squared": squared_penalty}

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from mmrec.callable_module import make_callable
 from mmrec.config import ExperimentConfig, TrainConfig, resolve
-from mmrec.data.batches import PairBatch, PairBatches
+from mmrec.data.batches import BATCHES
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
 from mmrec.files import remove_leftovers, sha256_file
+from mmrec.memory import keep_freed_memory
 from mmrec.metrics import USER_METRICS, parse_metric
 from mmrec.models.contracts import scoring
 from mmrec.progress import Progress, note
@@ -172,12 +173,13 @@ class _Training:
     def __init__(
         self, config: ExperimentConfig, data: TrainingData, split: Split, *, show_progress: bool
     ) -> None:
+        keep_freed_memory()
         self.data, self.split, self.show = data, split, show_progress
         self.settings: TrainConfig = config.train
         self.device = choose_device(self.settings.device)
         self.model = build_model(config, data).to(self.device)
         if self.model.batches is not None:
-            self.batches = PairBatches(data, self.settings.batch_size)
+            self.batches = BATCHES[self.model.batches](data, self.settings.batch_size)
         self.state = _State()
         self.sums: Tensor | None = None
         self.interrupted = False
@@ -259,12 +261,12 @@ class _Training:
         self._check_finite(self.sums, force=True)
         return dict(zip(self.state.terms, (self.sums / self.state.step).tolist(), strict=True))
 
-    def _terms(self, batch: PairBatch) -> dict[str, Tensor]:
+    def _terms(self, batch: Any) -> dict[str, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             terms: dict[str, Tensor] = self.model.loss(batch)
         return terms
 
-    def _step(self, batch: PairBatch) -> dict[str, Tensor]:
+    def _step(self, batch: Any) -> dict[str, Tensor]:
         terms = self._terms(batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from mmrec.config import load_config
-from mmrec.data.batches import PairBatches
+from mmrec.data.batches import BATCHES
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import scoring
 from mmrec.runs import build_model
-
-# What feeds the models of each kind of batches: (data, batch size) -> an object with epoch(generator).
-BATCHES: dict[str, Callable[[TrainingData, int], Any]] = {"pairs": PairBatches}
 
 
 @dataclass

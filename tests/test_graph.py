@@ -20,12 +20,12 @@ from mmrec.graph import (
     edges,
     knn_item_graph,
     modality_weights,
-    nearest_neighbours,
     normalize_bipartite,
     propagate,
     propagate_mean,
     prune_edges,
 )
+from mmrec.neighbours import nearest_neighbours
 from tests.dense import (
     assert_close,
     cosines,

@@ -27,6 +27,7 @@ from mmrec.encode.pictures import Reason, quiet_decoding
 from mmrec.encode.shards import Shard, Workplace, open_workplace
 from mmrec.errors import ConfigError, FeatureError
 from mmrec.files import content_hash, read_json
+from mmrec.memory import keep_freed_memory
 from mmrec.progress import Progress, note
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -135,6 +136,7 @@ def encode(
 def _run(
     workplace: Workplace, key: str, encoder: Encoder, inputs: Inputs, work: _Work, n_items: int
 ) -> FeatureTable:
+    keep_freed_memory()
     order, n_cut = _prepare(workplace, encoder, inputs)
     shards = [order[start : start + work.shard_rows] for start in range(0, len(order), work.shard_rows)]
     if hint := encoder.describe().get("note"):
