@@ -103,8 +103,11 @@ class FREEDOM(nn.Module):
         both = present[batch.positives] & present[batch.negatives]
         if not both.any():
             return users.sum() * 0  # keeps the gradients defined when no pair of the batch has this modality
-        users, positives, negatives = users[both], batch.positives[both], batch.negatives[both]
-        return losses.bpr((users * projection(positives)).sum(1), (users * projection(negatives)).sum(1))
+        users = users[both]
+        # one gather for both: its backward pass writes a gradient as large as the feature table
+        projected = projection(torch.cat([batch.positives[both], batch.negatives[both]]))
+        positives, negatives = projected.chunk(2)
+        return losses.bpr((users * positives).sum(1), (users * negatives).sum(1))
 
     def vectors(self) -> Vectors:
         """Tables ``(n, dim)`` over the full graph."""
