@@ -18,8 +18,8 @@ $(READY):
 demo: $(READY)  ## make a toy shop, train three models, write runs/demo/report.html
 	$(BIN)/mmrec demo
 
-test: lint  ## lint, types, spelling and the default tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, types, spelling and the default tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(READY)  ## ruff, mypy and typos
 	$(BIN)/ruff check .

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from mmrec.encode.runner import encode
     from mmrec.errors import MMRecError
     from mmrec.evaluate import evaluate
+    from mmrec.explain import explain
     from mmrec.recommend import recommend
     from mmrec.runs import Run
     from mmrec.train import train
+    from mmrec.tune.search import tune
 
 __version__ = "0.1.0"
 
@@ -33,6 +35,7 @@ _PUBLIC = {
     "compare": "mmrec.compare",
     "encode": "mmrec.encode",
     "evaluate": "mmrec.evaluate",
+    "explain": "mmrec.explain",
     "from_frames": "mmrec.data.importers.frames",
     "import_dataset": "mmrec.data.importers",
     "import_features": "mmrec.encode.external",
@@ -40,6 +43,7 @@ _PUBLIC = {
     "recommend": "mmrec.recommend",
     "split": "mmrec.data.split",
     "train": "mmrec.train",
+    "tune": "mmrec.tune",
 }
 
 __all__ = [
@@ -51,6 +55,7 @@ __all__ = [
     "compare",
     "encode",
     "evaluate",
+    "explain",
     "from_frames",
     "import_dataset",
     "import_features",
@@ -58,6 +63,7 @@ __all__ = [
     "recommend",
     "split",
     "train",
+    "tune",
 ]
 
 

@@ -79,6 +79,11 @@ class Row:
         ]
         return [float(source[metric]) for source in sources if source.get(metric) is not None]
 
+    def cost(self, key: str) -> float | None:
+        """Mean over the runs of an entry of their training's cost; None where no run has recorded it."""
+        values = [result.cost[key] for result in self.results if result.cost.get(key) is not None]
+        return float(np.mean(values)) if values else None
+
     def per_user(self, metrics: Sequence[str]) -> Floats:
         """``(n_users, len(metrics))`` mean over the seeds, by ascending user."""
         blocks = [
@@ -103,6 +108,7 @@ class Comparison:
         n_users: Number of evaluated users.
         resamples: Number of bootstrap resamples.
         protocol: Common protocol of the evaluations, nested keys joined by dots.
+        cost: Whether the tables show time and memory of the training.
     """
 
     rows: tuple[Row, ...]
@@ -114,6 +120,7 @@ class Comparison:
     n_users: int
     resamples: int
     protocol: Mapping[str, Any]
+    cost: bool = False
 
     def to_markdown(self) -> str:
         """Tables for a README or a pull request, with a legend that states the test and the protocol."""
@@ -141,6 +148,7 @@ def compare(
     slices: Sequence[str] = (),
     resamples: int = 10_000,
     seed: int = 0,
+    cost: bool = False,
 ) -> Comparison:
     """Compare evaluated run folders.
 
@@ -152,6 +160,7 @@ def compare(
         slices: Slices to show as well, for example ``items: cold``.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
+        cost: Show time and memory of the training as well.
 
     Raises:
         NotFittedError: A run is not evaluated on this split.
@@ -160,7 +169,7 @@ def compare(
     """
     results = [read_result(run, split) for run in runs]
     return compare_results(
-        results, metrics=metrics, baseline=baseline, slices=slices, resamples=resamples, seed=seed
+        results, metrics=metrics, baseline=baseline, slices=slices, resamples=resamples, seed=seed, cost=cost
     )
 
 
@@ -172,6 +181,7 @@ def compare_results(
     slices: Sequence[str] = (),
     resamples: int = 10_000,
     seed: int = 0,
+    cost: bool = False,
 ) -> Comparison:
     """Compare results in memory; see :func:`compare`."""
     if not results:
@@ -186,7 +196,7 @@ def compare_results(
     differences = _test(rows, base, tested, resamples, np.random.default_rng(seed))
     return Comparison(
         tuple(rows), tuple(shown), tuple(slices), base.label, differences, results[0].split,
-        len(results[0].per_user), resamples, protocol,
+        len(results[0].per_user), resamples, protocol, cost,
     )  # fmt: skip
 
 

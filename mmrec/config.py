@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmrec.errors import ConfigError, did_you_mean
 from mmrec.registry import MODELS, model_class
+from mmrec.tune.space import SearchConfig, settle
 
 if TYPE_CHECKING:
     from mmrec.data.dataset import Dataset
@@ -73,14 +74,18 @@ class ExperimentConfig(_Frozen):
     params: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the model")
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    search: SearchConfig = Field(SearchConfig(), exclude=True, description="what mmrec tune tries")
 
-    def document(self) -> dict[str, Any]:
-        """The config as plain JSON and YAML values."""
-        return self.model_dump(mode="json")
+    def document(self, *, search: bool = False) -> dict[str, Any]:
+        """The config as plain JSON and YAML values; the search section, no part of a run, only when asked for."""
+        document = self.model_dump(mode="json")
+        if search and self.search != SearchConfig():
+            document["search"] = self.search.model_dump(mode="json", exclude_none=True)
+        return document
 
-    def to_yaml(self) -> str:
+    def to_yaml(self, *, search: bool = False) -> str:
         """The config as YAML."""
-        return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.document(search=search), sort_keys=False, allow_unicode=True)
 
 
 def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -104,7 +109,8 @@ def _build(document: dict[str, Any], overrides: Sequence[str], where: str) -> Ex
     filled = {key: value for key, value in document.items() if value is not None}  # "params:" and no more
     config = validate(ExperimentConfig, filled, where)
     params = validate(model_class(config.model).config_type, config.params, where=f"params of {config.model}")
-    return config.model_copy(update={"params": params.model_dump(mode="json")})
+    search = settle(config.search, {"params": params, "train": config.train}, validate)
+    return config.model_copy(update={"params": params.model_dump(mode="json"), "search": search})
 
 
 def resolve(
@@ -146,7 +152,7 @@ def _read_source(
 ) -> tuple[dict[str, Any], str]:
     """The document, and what to call it in messages."""
     if isinstance(config, ExperimentConfig):
-        return config.document(), "the config"
+        return config.document(search=True), "the config"
     if isinstance(config, Mapping):
         return _copy(config), "the config"
     name, path = str(config), Path(config)

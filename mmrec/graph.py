@@ -174,6 +174,14 @@ def propagate_mean(graph: SparseMatrix, embeddings: Tensor, layers: int) -> Tens
     return propagate_sum(graph, embeddings, layers) / (layers + 1)
 
 
+def smooth(graph: SparseMatrix, items: Tensor, layers: int) -> Tensor:
+    """``Z + G^L Z``, both ``(n, d)``: each item beside what its neighbours in an item graph are; Z for no layers."""
+    smoothed = items
+    for _ in range(layers):
+        smoothed = propagate(graph, smoothed)
+    return items + smoothed if layers else items
+
+
 def normalize_bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int) -> SparseMatrix:
     """Symmetrically normalised user-item graph ``D^-1/2 [[0, R], [R^T, 0]] D^-1/2``, ``(U + I, U + I)``.
 
@@ -283,7 +291,7 @@ def co_user_graph(train: Histories, n_items: int, k: int) -> SparseMatrix:
     Source: Zhou, Zhou, Zhang, Shen, "Enhancing Dyadic Relations with Homogeneous Graphs", ECAI 2023.
     """
     rows, columns, counts = co_users(train, n_items, k)
-    largest = torch.zeros(train.n_users).index_reduce_(0, rows, counts, "amax")
+    largest = torch.zeros(train.n_users).scatter_reduce_(0, rows, counts, "amax")
     weights = (counts - largest[rows]).exp()
     total = torch.zeros(train.n_users).index_add_(0, rows, weights)
     return SparseMatrix.from_entries(rows, columns, weights / total[rows], (train.n_users, train.n_users))

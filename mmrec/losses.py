@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,13 +53,14 @@ def info_nce(
     Source: van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018.
     """
     anchors, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
-    logits = anchors @ targets.T / temperature
+    anchors = anchors / temperature  # not the logits, of which there are many more
+    logits = anchors @ targets.T
     if ids is not None:
         same = ids[:, None] == ids[None, :]
         same.fill_diagonal_(False)
         logits = logits.masked_fill(same, -torch.inf)
     if negatives is not None:
-        logits = torch.cat([logits, anchors @ F.normalize(negatives, dim=1).T / temperature], 1)
+        logits = torch.cat([logits, anchors @ F.normalize(negatives, dim=1).T], 1)
     return F.cross_entropy(logits, torch.arange(len(anchors), device=anchors.device))
 
 
@@ -74,23 +73,54 @@ def alignment(users: Tensor, items: Tensor) -> Tensor:
     return (F.normalize(users, dim=1) - F.normalize(items, dim=1)).pow(2).sum(1).mean()
 
 
-def uniformity(rows: Tensor, similarity: Tensor | None = None) -> Tensor:
-    """``log mean_{a<b} exp(-2 (|x_a - x_b|² - 2 + 2 s_ab))`` of L2-normalised rows ``(b, d)``; 0 for a single row.
+class _LogPotential(torch.autograd.Function):
+    """``log sum_{a≠b} c_a c_b exp(4 (x_a·x_b - s_ab))`` with one matrix ``(b, b)`` and one product either way."""
 
-    Without ``similarity`` s is 1 and this is plain uniformity. With it (``(b, b)``, in [0, 1]) rows that are alike in
-    content are pushed apart less than the others: calibrated uniformity. One Gram matrix and one log-sum-exp.
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx, rows: Tensor, similarity: Tensor, counts: Tensor
+    ) -> Tensor:
+        doubled = 2 * rows
+        # exponents lie within [-8, 4], safe to exponentiate as they are
+        potential = torch.addmm(similarity, doubled, doubled.T, beta=-4).exp_().fill_diagonal_(0)
+        total = counts @ (potential @ counts)
+        context.save_for_backward(rows, counts, potential, total)
+        return total.log()
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
+        rows, counts, potential, total = context.saved_tensors  # type: ignore[attr-defined]
+        scale = 4 * gradients[0] / total
+        of_similarity = None
+        if context.needs_input_grad[1]:  # type: ignore[attr-defined]
+            of_similarity = -scale * counts[:, None] * potential * counts
+        return 2 * scale * counts[:, None] * (potential @ (counts[:, None] * rows)), of_similarity, None
+
+
+def uniformity(rows: Tensor, similarity: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+    """``log mean_{a≠b} exp(-2 (|x_a - x_b|² - 2 + 2 s_ab))`` of L2-normalised rows ``(b, d)``; 0 for a single row.
+
+    Without ``similarity`` s is 1 and this is plain uniformity. With it rows that are alike in content are pushed apart
+    less than the others: calibrated uniformity.
+
+    Args:
+        rows: ``(b, d)``.
+        similarity: ``(b, b)`` symmetric, in [0, 1].
+        counts: ``(b,)`` how often each row counts. A thing that comes twice in a batch would make a pair of distance
+            0 with itself, which nothing can push apart; given once and counted twice it does not.
 
     Sources: Wang and Isola, ICML 2020; Zhou, Wang, Shen, "CM3: Calibrating Multimodal Recommendation", 2025.
     """
-    n = len(rows)
-    if n < 2:
+    if len(rows) < 2:
         return rows.sum() * 0
     rows = F.normalize(rows, dim=1)
-    exponents = 4 * (rows @ rows.T) - 4  # -2 |x_a - x_b|² = 4 x_a·x_b - 4 on the sphere
-    if similarity is not None:
-        exponents = exponents + (4 - 4 * similarity)
-    diagonal = torch.eye(n, dtype=torch.bool, device=rows.device)
-    return exponents.masked_fill(diagonal, -torch.inf).flatten().logsumexp(0) - math.log(n * (n - 1))
+    counts = rows.new_ones(len(rows)) if counts is None else counts.to(rows.dtype)
+    similarity = rows.new_ones(1, 1) if similarity is None else similarity
+    with torch.autocast(rows.device.type, enabled=False):
+        total: Tensor = _LogPotential.apply(rows, similarity, counts)  # type: ignore[no-untyped-call]
+    return total - (counts.sum() ** 2 - counts.pow(2).sum()).log()
 
 
 def direct_au(users: Tensor, items: Tensor, gamma: float) -> Tensor:

@@ -31,8 +31,8 @@ def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTE
     unit = F.normalize(vectors.float(), dim=1)
     # Blocks of one shape, never a single row: else equal vectors could get cosines that round differently.
     rows_per_block = min(n, max(2, block_bytes // (4 * n)))
-    similarity = torch.empty(rows_per_block, n)
-    ids, cosines = torch.empty(n, k, dtype=torch.int64), torch.empty(n, k)
+    similarity = unit.new_empty(rows_per_block, n)
+    ids, cosines = similarity.new_empty(n, k, dtype=torch.int64), similarity.new_empty(n, k)
     for start in range(0, n, rows_per_block):
         stop = min(start + rows_per_block, n)
         rows = slice(stop - rows_per_block, stop)  # the last block begins inside the one before
@@ -40,7 +40,7 @@ def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTE
         ids[rows], cosines[rows] = top_items(similarity, k)
     empty = ~vectors.any(dim=1)
     ids[empty] = -1
-    ids[empty, 0] = torch.arange(n)[empty]
+    ids[empty, 0] = empty.nonzero().squeeze(1)
     return ids, cosines
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrec import losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
@@ -53,14 +54,17 @@ class FeatureProjection(nn.Module):
         dim: Width of the result.
         train_features: Treat the features as parameters (the published code of several models does); they then cost
             three times their size more (gradient and optimiser state).
+        bias: Whether to have b. Ranking does not see a constant that is added to every item.
     """
 
     features: Tensor
     present: Tensor
 
-    def __init__(self, table: FeatureTable, dim: int, *, train_features: bool = False) -> None:
+    def __init__(
+        self, table: FeatureTable, dim: int, *, train_features: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.map = nn.Linear(table.dim, dim)
+        self.map = nn.Linear(table.dim, dim, bias=bias)
         if train_features:
             self.features = nn.Parameter(table.tensor())
         else:
@@ -71,3 +75,27 @@ class FeatureProjection(nn.Module):
         """Projected features ``(b, dim)`` of items ``(b,)``; absent items have zero features, see ``present``."""
         projected: Tensor = self.map(gather(self.features, items))
         return projected
+
+    def catalogue(self) -> Tensor:
+        """Projected features ``(n_items, dim)`` of all items; zero rows for absent ones."""
+        projected: Tensor = self.map(self.features) * self.present[:, None]
+        return projected
+
+
+def content_nodes(data: TrainingData, table: FeatureTable) -> Tensor:
+    """Mask ``(n_users + n_items,)``: items with the modality, and users who have such an item in training."""
+    present = torch.from_numpy(np.array(table.present))
+    users, items = torch.from_numpy(data.train.users), torch.from_numpy(data.train.items)
+    return torch.cat([torch.bincount(users[present[items]], minlength=data.n_users) > 0, present])
+
+
+def contrast_content(
+    anchors: Tensor, targets: Tensor, temperature: float, ids: Tensor, content: Tensor
+) -> Tensor:
+    """:func:`mmrec.losses.info_nce` over the rows ``(b, d)`` marked in ``content (b,)``; 0 where none is.
+
+    Rows without content are zero vectors: neither anchors nor anybody's negatives.
+    """
+    if not content.any():
+        return anchors.sum() * 0
+    return losses.info_nce(anchors[content], targets[content], temperature, ids[content])

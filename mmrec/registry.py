@@ -8,11 +8,31 @@ from typing import Any
 from mmrec.errors import ConfigError, did_you_mean
 
 MODELS = {
+    "amr": "mmrec.models.baseline.amr:AMR",
+    "bm3": "mmrec.models.graph.bm3:BM3",
     "bpr": "mmrec.models.baseline.bpr:BPR",
+    "cm3": "mmrec.models.graph.cm3:CM3",
+    "dgvae": "mmrec.models.graph.dgvae:DGVAE",
+    "dragon": "mmrec.models.graph.dragon:DRAGON",
+    "ease": "mmrec.models.baseline.ease:EASE",
     "freedom": "mmrec.models.graph.freedom:FREEDOM",
+    "gume": "mmrec.models.graph.gume:GUME",
     "itemknn": "mmrec.models.baseline.itemknn:ItemKNN",
+    "lattice": "mmrec.models.graph.lattice:LATTICE",
+    "lgmrec": "mmrec.models.graph.lgmrec:LGMRec",
+    "lirdrec": "mmrec.models.graph.lirdrec:LIRDRec",
     "lightgcn": "mmrec.models.graph.lightgcn:LightGCN",
+    "mentor": "mmrec.models.graph.mentor:MENTOR",
+    "mgcn": "mmrec.models.graph.mgcn:MGCN",
+    "mmgcf": "mmrec.models.graph.mmgcf:MMGCF",
+    "multvae": "mmrec.models.baseline.multvae:MultVAE",
+    "pgl": "mmrec.models.graph.pgl:PGL",
     "popularity": "mmrec.models.baseline.popularity:Popularity",
+    "rp3beta": "mmrec.models.baseline.rp3beta:RP3Beta",
+    "siger": "mmrec.models.graph.siger:SIGER",
+    "slim": "mmrec.models.baseline.slim:SLIM",
+    "slmrec": "mmrec.models.graph.slmrec:SLMRec",
+    "smore": "mmrec.models.graph.smore:SMORE",
     "vbpr": "mmrec.models.graph.vbpr:VBPR",
 }
 DECLARED = ("config_type", "batches", "modalities", "cold_items")  # by every model class
@@ -34,11 +54,15 @@ def load_class(path: str) -> Any:
 
 
 def model_class(name: str) -> Any:
-    """The class of a short name, or of an import path ``package.module:Class``.
+    """The class of a short name, of an import path ``package.module:Class``, or of RecBole (``recbole:NAME``).
 
     Raises:
         ConfigError: Unknown name, or no model.
     """
+    if name.startswith("recbole:"):
+        from mmrec.interop import recbole
+
+        return recbole.model_class(name)
     if ":" in name:
         model = load_class(name)
         lacking = [attribute for attribute in DECLARED if not hasattr(model, attribute)]

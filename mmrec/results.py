@@ -28,6 +28,7 @@ class Result:
         protocol: How it was evaluated; equal in all runs of a comparison.
         config: Resolved experiment config; runs that differ in the seed alone form one row.
         split: ``test`` or ``valid``.
+        cost: ``epoch_seconds`` and ``peak_bytes`` of the training.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Result:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     split: str = "test"
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_result(run: str | Path, split: str = "test") -> Result:
@@ -73,12 +75,14 @@ def read_result(run: str | Path, split: str = "test") -> Result:
             f"{error!r}",
             "restore the file or train again",
         ) from None
+    manifest = folder / "manifest.json"  # results of other programs may come without
+    cost = read_json(manifest).get("cost", {}) if manifest.is_file() else {}
     document = read_json(folder / f"{split}.json")
     per_user = read_table(folder / per_user_name)
     _check_means(folder, split, document["metrics"], per_user)
     return Result(
         label, seed, str(run), document["metrics"], per_user, document.get("slices", {}),
-        document.get("protocol", {}), config, split,
+        document.get("protocol", {}), config, split, cost,
     )  # fmt: skip
 
 

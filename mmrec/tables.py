@@ -47,9 +47,9 @@ def markdown(comparison: Comparison) -> str:
 
 def plain(comparison: Comparison) -> str:
     """The same tables and legend in aligned columns, for a terminal."""
-    parts = [_plain_table(*main_table(comparison, "{}*"))]
+    parts = [plain_table(*main_table(comparison, "{}*"))]
     if comparison.slices:
-        parts.append(_plain_table(*slice_table(comparison, "{}*")))
+        parts.append(plain_table(*slice_table(comparison, "{}*")))
     return "\n\n".join([*parts, "\n".join(legend(comparison, best="*"))]) + "\n"
 
 
@@ -101,7 +101,14 @@ def document(comparison: Comparison) -> dict[str, Any]:
         }
         runs = [result.run for result in row.results]
         rows.append(
-            {"label": row.label, "seeds": row.seeds, "runs": runs, "metrics": metrics, "slices": slices}
+            {
+                "label": row.label,
+                "seeds": row.seeds,
+                "runs": runs,
+                "metrics": metrics,
+                "slices": slices,
+                "cost": {key: row.cost(key) for key in ("epoch_seconds", "peak_bytes")},
+            }
         )
     return {
         "split": comparison.split,
@@ -123,6 +130,11 @@ def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
         lines.append(
             f"▲/▼: better/worse than {comparison.baseline}; paired bootstrap over {comparison.n_users:,} users, "
             f"{comparison.resamples:,} resamples, Holm-corrected p < {ALPHA} ({_family(comparison)} comparisons)."
+        )
+    if comparison.cost:
+        lines.append(
+            "s/epoch: median seconds of a training epoch without validation (of the whole fit where there are no "
+            "epochs); GiB: most memory of the training process; means over seeds."
         )
     if comparison.slices:
         lines.append("Slices: n is the number of users that a slice concerns; differences are not tested.")
@@ -146,7 +158,13 @@ def main_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], lis
         [row.label, str(len(row.seeds)), *(_cell(comparison, row, m, None, bold) for m in comparison.metrics)]
         for row in comparison.rows
     ]
-    return ["model", "seeds", *comparison.metrics], lines
+    names = ["model", "seeds", *comparison.metrics]
+    if not comparison.cost:
+        return names, lines
+    for row, line in zip(comparison.rows, lines, strict=True):
+        seconds, peak = row.cost("epoch_seconds"), row.cost("peak_bytes")
+        line += ["–" if seconds is None else f"{seconds:.2f}", "–" if peak is None else f"{peak / 2**30:.2f}"]
+    return [*names, "s/epoch", "GiB"], lines
 
 
 def slice_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], list[list[str]]]:
@@ -204,7 +222,7 @@ def _markdown_table(names: list[str], lines: list[list[str]]) -> str:
     )
 
 
-def _plain_table(names: list[str], lines: list[list[str]]) -> str:
+def plain_table(names: list[str], lines: list[list[str]]) -> str:
     """Columns padded to their widest cell; every cell is as wide as it is long."""
     rows = [names, *lines]
     widths = [max(len(row[column]) for row in rows) for column in range(len(names))]

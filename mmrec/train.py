@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import statistics
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from mmrec.callable_module import make_callable
 from mmrec.config import ExperimentConfig, TrainConfig, resolve
-from mmrec.data.batches import BATCHES
+from mmrec.data.batches import make_batches
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
 from mmrec.files import remove_leftovers, sha256_file
-from mmrec.memory import keep_freed_memory
+from mmrec.memory import keep_freed_memory, peak_memory
 from mmrec.metrics import USER_METRICS, parse_metric
 from mmrec.models.contracts import scoring
 from mmrec.progress import Progress, note
@@ -46,6 +47,7 @@ from mmrec.runs import (
 make_callable(__name__, "mmrec.train:train")
 
 ORDER, PRUNING, DROPOUT = range(3)  # what a derived seed is for
+Watcher = Callable[[int, float], None]  # sees the epoch and its validation value
 CUDA_CHECK_STEPS = 20  # a look at the loss makes the GPU wait, so it is rarer there
 
 
@@ -72,6 +74,7 @@ def train(
     run: str | Path | None = None,
     resume: bool = False,
     show_progress: bool = True,
+    on_validation: Watcher | None = None,
 ) -> Run:
     """Train a model and write a run folder.
 
@@ -86,6 +89,8 @@ def train(
         run: The run folder; ``runs/DATASET/MODEL-HASH-seedN`` if None.
         resume: Continue an interrupted run; a finished one is returned as it is.
         show_progress: Show a progress bar on stderr.
+        on_validation: Called with the epoch and the value of ``train.monitor`` after each validation. An exception
+            that it raises ends the training there and leaves a run that can be resumed.
 
     Returns:
         The finished run.
@@ -101,34 +106,38 @@ def train(
     if resume and isinstance(config, str | Path) and (Path(config) / "manifest.json").is_file():
         opened = Run(config)
         opened.check_config(settle(opened.config), run)
-        return _continue(opened, data.path if isinstance(data, Dataset) else data, show_progress)
+        place = data.path if isinstance(data, Dataset) else data
+        return _continue(opened, place, show_progress, on_validation)
     settings = settle(config, data)
     dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
     path = Path(run) if run is not None else default_run_path(settings, dataset)
     if resume and (path / "manifest.json").is_file():
         opened = Run(path)
         opened.check_config(settings)
-        return _continue(opened, dataset.path, show_progress)
-    return _begin(path, settings, dataset, show_progress)
+        return _continue(opened, dataset.path, show_progress, on_validation)
+    return _begin(path, settings, dataset, show_progress, on_validation)
 
 
-def _begin(path: Path, config: ExperimentConfig, dataset: Dataset, show_progress: bool) -> Run:
+def _begin(
+    path: Path, config: ExperimentConfig, dataset: Dataset, show_progress: bool, watcher: Watcher | None
+) -> Run:
     """Train from the start; the run folder appears when everything that the user may have to correct was checked."""
     check_free(path, config)
     split = dataset.split(config.split)
-    _check_feasible(config, dataset, split)
+    check_feasible(config, dataset, split)
     data = dataset.training_data(split, config.features)
-    training = _Training(config, data, split, show_progress=show_progress)
+    training = _Training(config, data, split, show_progress=show_progress, watcher=watcher)
     return _complete(training, create_run(path, config, dataset, split, data), dataset)
 
 
-def _continue(run: Run, data: str | Path | None, show_progress: bool) -> Run:
+def _continue(run: Run, data: str | Path | None, show_progress: bool, watcher: Watcher | None) -> Run:
     dataset = run.dataset(data)
     if run.finished:
         note(f"{run.path} is finished already (best epoch {run.manifest['best_epoch']})")
         return run
     split = run.split(dataset)
-    training = _Training(run.config, run.training_data(dataset, split), split, show_progress=show_progress)
+    own_data = run.training_data(dataset, split)
+    training = _Training(run.config, own_data, split, show_progress=show_progress, watcher=watcher)
     return _complete(training, run, dataset)
 
 
@@ -140,8 +149,13 @@ def _complete(training: _Training, run: Run, dataset: Dataset) -> Run:
     return run
 
 
-def _check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
-    """Refuse now what would fail later, perhaps after hours."""
+def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
+    """Refuse now what would fail later, perhaps after hours.
+
+    Raises:
+        ConfigError: Features or list lengths that do not fit model and dataset.
+        DataError: No validation items.
+    """
     if model_class(config.model).modalities == "required" and not config.features:
         names = ", ".join(dataset.feature_names()) or f"none yet: mmrec encode {dataset.path} --modality text"
         raise ConfigError(
@@ -171,17 +185,24 @@ class _Training:
     run: Run
 
     def __init__(
-        self, config: ExperimentConfig, data: TrainingData, split: Split, *, show_progress: bool
+        self,
+        config: ExperimentConfig,
+        data: TrainingData,
+        split: Split,
+        *,
+        show_progress: bool,
+        watcher: Watcher | None,
     ) -> None:
         keep_freed_memory()
-        self.data, self.split, self.show = data, split, show_progress
+        self.data, self.split, self.show, self.watcher = data, split, show_progress, watcher
         self.settings: TrainConfig = config.train
         self.device = choose_device(self.settings.device)
         self.model = build_model(config, data).to(self.device)
         if self.model.batches is not None:
-            self.batches = BATCHES[self.model.batches](data, self.settings.batch_size)
+            self.batches = make_batches(self.model, data, self.settings.batch_size)
         self.state = _State()
         self.sums: Tensor | None = None
+        self.epoch_seconds: list[float] = []
         self.interrupted = False
         self.saved = time.monotonic()
 
@@ -191,7 +212,9 @@ class _Training:
         for folder in (run.path, (run.path / BEST).parent):
             remove_leftovers(folder)
         if self.model.batches is None:
+            started = time.monotonic()
             self.model.fit(self.data)
+            self.epoch_seconds = [time.monotonic() - started]
             self.state.best_epoch = 0
             save_tensors(self.run.path / BEST, self.model.state_dict(), {"epoch": 0})
         else:
@@ -200,8 +223,19 @@ class _Training:
         self.run.update(
             best_epoch=self.state.best_epoch,
             epochs_run=self.state.epoch,
+            cost=self._cost(),
             checkpoint_sha256=sha256_file(self.run.path / BEST),
         )
+
+    def _cost(self) -> dict[str, float]:
+        """Median time of the epochs of this process (of the fit of a closed form), without validation; memory."""
+        before = self.run.manifest.get("cost", {})
+        seconds = statistics.median(self.epoch_seconds) if self.epoch_seconds else before.get("epoch_seconds")
+        peak = max(peak_memory(), before.get("peak_bytes", 0))
+        cost = {"epoch_seconds": seconds, "peak_bytes": peak}
+        if self.device.type == "cuda":
+            cost["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        return cost
 
     def _fit(self) -> None:
         kind = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
@@ -219,11 +253,14 @@ class _Training:
             while self.state.epoch < total and self.state.stale < self.settings.patience:
                 started = time.monotonic()
                 losses = self._epoch()
+                self.epoch_seconds.append(time.monotonic() - started)
                 value = self._validate()
                 seconds = round(time.monotonic() - started, 3)
                 entry = {"epoch": self.state.epoch, "loss": losses, "valid": value, "seconds": seconds}
                 self._judge(value)
                 log(entry)
+                if self.watcher is not None and value is not None:
+                    self.watcher(self.state.epoch, value)  # before the checkpoint, so that it misses none
                 self.state.epoch, self.state.step, self.sums = self.state.epoch + 1, 0, None
                 self._checkpoint()
                 self._stop_if_interrupted()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrec.config import load_config
-from mmrec.data.batches import BATCHES
+from mmrec.data.batches import make_batches
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import scoring
 from mmrec.runs import build_model
@@ -33,7 +33,7 @@ def new_model(name: str, data: TrainingData, *, seed: int = 0, **params: Any) ->
 
 def batches(model: Any, data: TrainingData, batch_size: int, seed: int) -> Iterable[Any]:
     """The batches of one epoch."""
-    return BATCHES[model.batches](data, batch_size).epoch(torch.Generator().manual_seed(seed))
+    return make_batches(model, data, batch_size).epoch(torch.Generator().manual_seed(seed))
 
 
 def step(model: Any, optimizer: torch.optim.Optimizer, batch: Any) -> float:

@@ -68,7 +68,7 @@ def test_all_verbs_of_the_design_are_there() -> None:
     verbs = {" ".join(path) for path in COMMANDS}
     promised = {
         "data import", "data split", "data show", "encode", "train", "evaluate", "compare", "recommend", "models",
-        "config show", "doctor", "demo",
+        "config show", "doctor", "demo", "tune",
     }  # fmt: skip
     assert promised <= verbs
 
@@ -226,6 +226,7 @@ def test_results_go_to_stdout_and_all_else_to_stderr(mmrec: Command, config: Pat
         (["train", "bpr", "--data", "x", "--features", "text"], "name=value"),
         (["train", "bpr", "--data", "x", "--seed", "-1"], "train.seed"),
         (["train", "bpr", "--data", "x", "--set", "train.epochs=x"], "train.epochs"),
+        (["tune", "nowhere.yaml"], "expected: a config file"),
         (["evaluate", "nowhere"], "a run folder with manifest.json"),
         (["recommend", "nowhere", "--user", "u"], "a run folder with manifest.json"),
         (["compare", "nowhere"], "a run folder with config.yaml"),

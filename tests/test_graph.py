@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy import stats
 from torch import Tensor, nn
 
@@ -17,15 +16,18 @@ from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, FeatureError
 from mmrec.graph import (
     SparseMatrix,
+    add,
+    co_user_graph,
     edges,
     knn_item_graph,
+    modality_graph,
     modality_weights,
     normalize_bipartite,
     propagate,
     propagate_mean,
+    propagate_sum,
     prune_edges,
 )
-from mmrec.neighbours import nearest_neighbours
 from tests.dense import (
     assert_close,
     cosines,
@@ -303,72 +305,6 @@ class TestPruning:
         assert len(prune_edges(none, none, 0.5, torch.Generator())) == 0
 
 
-# Rows of -1, 0 and 1 with 1, 4 or 16 non-zeros have exact norms and cosines, so that ties are ties in any precision.
-def exact_vectors(seed: int, n: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    vectors = np.zeros((n, 16), dtype=np.float32)
-    for row in range(n):
-        places = rng.permutation(16)[: rng.choice([0, 1, 4, 16], p=[0.1, 0.4, 0.4, 0.1])]
-        vectors[row, places] = rng.choice([-1, 1], size=len(places))
-    return vectors
-
-
-class TestNearestNeighbours:
-    @pytest.mark.parametrize("rows", [1, 2, 7, 30, 31, 64])
-    def test_blocks_equal_dense_with_ties_and_zero_vectors(self, rows: int) -> None:
-        n = 61
-        vectors = exact_vectors(0, n)
-        assert not vectors.any(1).all()
-        ids, values = nearest_neighbours(torch.from_numpy(vectors), 9, block_bytes=4 * n * rows)
-        similarity = cosines(vectors)
-        for row, expected in enumerate(neighbour_lists(vectors, 9)):
-            assert ids[row].tolist() == expected + [-1] * (9 - len(expected))
-            assert values[row, : len(expected)].tolist() == similarity[row, expected].tolist()
-
-    @given(arrays(np.int8, (11, 2), elements=st.sampled_from([-1, 0, 1])), st.integers(1, 13))
-    @settings(max_examples=60, deadline=None)
-    def test_lists_of_axes_and_zeros(self, signs: np.ndarray, k: int) -> None:
-        signs[:, 1] *= signs[:, 0] == 0  # at most one non-zero: all cosines are -1, 0 or 1
-        vectors = signs.astype(np.float32) * 3
-        ids, _ = nearest_neighbours(torch.from_numpy(vectors), k, block_bytes=4 * 11 * 3)
-        assert ids.shape == (11, min(k, 11))
-        for row, expected in enumerate(neighbour_lists(vectors, k)):
-            assert ids[row][ids[row] >= 0].tolist() == expected
-
-    @pytest.mark.parametrize("dim", [7, 384])
-    def test_random_vectors(self, dim: int) -> None:
-        vectors = np.random.default_rng(1).normal(size=(203, dim)).astype(np.float32)
-        ids, values = nearest_neighbours(torch.from_numpy(vectors), 10, block_bytes=4 * 203 * 50)
-        assert ids.tolist() == neighbour_lists(vectors, 10)
-        assert ids[:, 0].tolist() == list(range(203))  # the item itself is the nearest
-        assert_close(values[:, 0], torch.ones(203), 1e-6)
-
-    @pytest.mark.parametrize("rows", [1, 2, 100, 300])
-    def test_copies_of_a_vector_tie_whatever_the_block(self, rows: int) -> None:
-        # Items without a picture of their own often share one vector; the sums must then round alike, also in a
-        # block of a single row (here the last of 301).
-        rng = np.random.default_rng(2)
-        kinds = rng.integers(0, 30, 301)
-        vectors = torch.from_numpy(rng.normal(size=(30, 100)).astype(np.float32)[kinds])
-        ids, _ = nearest_neighbours(vectors, 14, block_bytes=4 * 301 * rows)
-        for row in range(301):
-            same = np.flatnonzero(kinds == kinds[row])
-            assert ids[row, : len(same)].tolist() == same[:14].tolist()
-        unblocked, _ = nearest_neighbours(vectors, 14)
-        assert torch.equal(ids, unblocked)
-
-    def test_scale_of_a_vector_does_not_matter(self) -> None:
-        vectors = torch.randn(40, 6)
-        ids, _ = nearest_neighbours(vectors, 5)
-        scaled, _ = nearest_neighbours(vectors * torch.logspace(-6, 6, 40)[:, None], 5)
-        assert torch.equal(ids, scaled)
-
-    def test_half_precision_input_and_k_beyond_n(self) -> None:
-        vectors = torch.eye(4, dtype=torch.float16)
-        ids, _ = nearest_neighbours(vectors, 10)
-        assert ids.tolist() == [[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 1, 3], [3, 0, 1, 2]]
-
-
 class TestItemGraph:
     @pytest.mark.parametrize("missing", [False, True])
     @pytest.mark.parametrize("k", [1, 4, 30])
@@ -443,3 +379,84 @@ def test_pruned_graph_has_its_own_degrees() -> None:
     built = normalize_bipartite(users[kept], items[kept], USERS, ITEMS).to_dense()
     expected = normalized_adjacency(interaction_matrix(users[kept], items[kept], USERS, ITEMS))
     assert_close(built, expected, 1e-6)
+
+
+class TestModalityGraph:
+    def test_cosine_weights_equal_the_dense_formula(self) -> None:
+        table = two_tables(missing=True)["text"]
+        own = np.flatnonzero(table.present)
+        kept = np.zeros((17, 17))
+        similarity = cosines(table.vectors)
+        for item, nearest in zip(own, neighbour_lists(table.vectors[own], 4), strict=True):
+            columns = own[nearest]
+            kept[item, columns] = np.maximum(similarity[item, columns], 0)
+            if not table.vectors[item].any():
+                kept[item, item] = 1
+        degree = kept.sum(1)
+        scale = np.divide(1, np.sqrt(degree), out=np.zeros(17), where=degree > 0)
+        built = modality_graph(table, 4, "cosine")
+        assert_close(built.to_dense(), torch.from_numpy(scale[:, None] * kept * scale), 1e-6)
+
+    def test_negative_cosines_count_as_zero(self) -> None:
+        vectors = np.array([[1, 0], [-1, 0], [-1, 0.1]], dtype=np.float32)
+        table = FeatureTable("text", "text", vectors, np.ones(3, dtype=bool))
+        built = modality_graph(table, 3, "cosine").to_dense()
+        assert torch.isfinite(built).all()
+        assert (built >= 0).all()
+        assert built[0].tolist() == [1, 0, 0]
+
+    def test_mean_is_one_over_k(self) -> None:
+        built = modality_graph(two_tables(missing=False)["text"], 5)
+        assert built.values.tolist() == pytest.approx([0.2] * (17 * 5))
+
+
+class TestCoUserGraph:
+    def test_equals_the_dense_formula(self) -> None:
+        rng = np.random.default_rng(0)
+        likes = rng.random((12, 9)) < 0.3
+        likes[3] = False  # a user without anything in common with anybody
+        pairs = np.argwhere(likes)
+        train = Histories.from_pairs(pairs[:, 0], pairs[:, 1], 12)
+        common = likes.astype(float) @ likes.T.astype(float)
+        np.fill_diagonal(common, 0)
+        expected = np.zeros((12, 12))
+        for user in range(12):
+            nearest = [
+                other for other in np.argsort(-common[user], kind="stable")[:4] if common[user, other] > 0
+            ]
+            weights = np.exp(common[user, nearest])
+            expected[user, nearest] = weights / weights.sum()
+        built = co_user_graph(train, 9, 4).to_dense()
+        assert_close(built, torch.from_numpy(expected), 1e-6)
+        assert built[3].sum() == 0
+
+    def test_many_common_items_do_not_overflow(self) -> None:
+        items = np.tile(np.arange(500), 3)
+        train = Histories.from_pairs(np.repeat(np.arange(3), 500), items, 3)
+        built = co_user_graph(train, 500, 2)
+        assert_close(built.to_dense(), (torch.ones(3, 3) - torch.eye(3)) / 2, 1e-6)
+
+
+class TestSparseMatrix:
+    def test_rows_scaling_and_sums(self) -> None:
+        dense = (torch.rand(6, 5) < 0.4) * torch.rand(6, 5)
+        other = (torch.rand(6, 5) < 0.4) * torch.rand(6, 5)
+        one, two = (
+            SparseMatrix.from_entries(*m.nonzero(as_tuple=True), m[m != 0], (6, 5)) for m in (dense, other)
+        )
+        factors = torch.rand(6)
+        assert torch.equal(one.rows, dense.nonzero()[:, 0])
+        assert_close(one.scale_rows(factors).to_dense(), factors[:, None] * dense, 1e-7)
+        assert_close(one.scale_rows(factors).transpose.to_dense(), (factors[:, None] * dense).T, 1e-7)
+        assert_close(add([one, two]).to_dense(), dense + other, 1e-7)
+
+    def test_sum_of_layers_equals_dense(self) -> None:
+        dense = torch.rand(7, 7, dtype=torch.float64) * (torch.rand(7, 7) < 0.5)
+        matrix = SparseMatrix.from_entries(*dense.nonzero(as_tuple=True), dense[dense != 0], (7, 7))
+        start = torch.rand(7, 3, dtype=torch.float64, requires_grad=True)
+        result = propagate_sum(matrix, start, 3)
+        powers = sum(torch.linalg.matrix_power(dense, power) for power in range(4))
+        assert_close(result, powers @ start, 1e-6)
+        result.pow(2).sum().backward()
+        assert start.grad is not None
+        assert_close(start.grad, 2 * powers.T @ powers @ start, 1e-6)

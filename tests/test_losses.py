@@ -7,7 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrec.losses import PENALTIES, bpr, norm_penalty, squared_penalty
+from mmrec.losses import (
+    PENALTIES,
+    alignment,
+    bpr,
+    direct_au,
+    info_nce,
+    norm_penalty,
+    sampled_softmax,
+    squared_penalty,
+    uniformity,
+)
 from tests.dense import assert_close, negative_log_sigmoid
 
 
@@ -104,3 +114,129 @@ class TestPenalties:
             penalty(rows).backward()
             assert rows.grad is not None
             assert not rows.grad.any()
+
+
+def rows(n: int, dim: int = 6, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator, dtype=torch.float64)
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+class TestInfoNce:
+    def test_equals_the_formula(self) -> None:
+        anchors, targets = rows(9), rows(9, seed=1)
+        cosine = unit(anchors) @ unit(targets).T / 0.2
+        expected = (-cosine.diagonal() + cosine.exp().sum(1).log()).mean()
+        assert_close(info_nce(anchors, targets, 0.2), expected, 1e-12)
+
+    def test_small_temperatures_stay_finite(self) -> None:
+        anchors = rows(5).float().requires_grad_()
+        loss = info_nce(anchors, rows(5, seed=1).float(), 1e-3)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert anchors.grad is not None
+        assert torch.isfinite(anchors.grad).all()
+
+    def test_rows_of_the_same_id_are_no_negatives_of_each_other(self) -> None:
+        anchors, targets = rows(4), rows(4, seed=1)
+        ids = torch.tensor([7, 3, 7, 7])
+        cosine = unit(anchors) @ unit(targets).T / 0.5
+        expected = []
+        for row in range(4):
+            others = [other for other in range(4) if other == row or ids[other] != ids[row]]
+            expected.append(cosine[row, others].logsumexp(0) - cosine[row, row])
+        assert_close(info_nce(anchors, targets, 0.5, ids), torch.stack(expected).mean(), 1e-12)
+
+    def test_further_negatives(self) -> None:
+        anchors, targets, negatives = rows(4), rows(4, seed=1), rows(3, seed=2)
+        logits = unit(anchors) @ unit(torch.cat([targets, negatives])).T / 0.3
+        expected = torch.nn.functional.cross_entropy(logits, torch.arange(4))
+        assert_close(info_nce(anchors, targets, 0.3, negatives=negatives), expected, 1e-12)
+
+
+class TestAlignmentAndUniformity:
+    def test_alignment(self) -> None:
+        users, items = rows(5), rows(5, seed=1)
+        expected = (unit(users) - unit(items)).pow(2).sum(1).mean()
+        assert_close(alignment(users, 3 * items), expected, 1e-12)
+
+    def test_uniformity_equals_the_sum_over_pairs_with_its_gradient(self) -> None:
+        fast, slow = rows(8).requires_grad_(), rows(8).requires_grad_()
+        expected = (-2 * torch.pdist(unit(slow)).pow(2)).exp().mean().log()
+        loss = uniformity(fast)
+        assert_close(loss, expected, 1e-10)
+        loss.backward()
+        expected.backward()
+        assert fast.grad is not None and slow.grad is not None
+        assert_close(fast.grad, slow.grad, 1e-10)
+
+    def test_calibrated_uniformity_equals_the_sum_over_pairs_with_its_gradients(self) -> None:
+        similarity = torch.rand(8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        one, two = (((similarity + similarity.T) / 2).requires_grad_() for _ in range(2))
+        fast, slow = rows(8).requires_grad_(), rows(8).requires_grad_()
+        pairs = [(a, b) for a in range(8) for b in range(8) if a != b]
+        terms = [-2 * ((unit(slow)[a] - unit(slow)[b]).pow(2).sum() - 2 + 2 * two[a, b]) for a, b in pairs]
+        expected = torch.stack(terms).exp().mean().log()
+        loss = uniformity(fast, one)
+        assert_close(loss, expected, 1e-10)
+        loss.backward()
+        expected.backward()
+        for mine, plain in ((fast, slow), (one, two)):
+            assert mine.grad is not None and plain.grad is not None
+            assert_close(mine.grad, plain.grad, 1e-10)
+
+    def test_similarity_of_one_changes_nothing_and_of_zero_adds_four(self) -> None:
+        ones = torch.ones(8, 8, dtype=torch.float64)
+        assert_close(uniformity(rows(8), ones), uniformity(rows(8)), 1e-12)
+        assert_close(uniformity(rows(8), 0 * ones), uniformity(rows(8)) + 4, 1e-12)
+
+    def test_a_row_counted_twice_equals_its_pairs_with_the_others_counted_twice(self) -> None:
+        x = unit(rows(3))
+        potential = (4 * x @ x.T - 4).exp()
+        expected = (2 * potential[0, 1] + 2 * potential[0, 2] + potential[1, 2]) / 5
+        assert_close(uniformity(rows(3), counts=torch.tensor([2, 1, 1])), expected.log(), 1e-10)
+
+    def test_a_single_row_has_nothing_to_be_far_from(self) -> None:
+        row = rows(1).requires_grad_()
+        uniformity(row).backward()
+        assert row.grad is not None
+        assert row.grad.abs().max() == 0
+
+    def test_direct_au(self) -> None:
+        users, items = rows(5), rows(5, seed=1)
+        expected = alignment(users, items) + 0.7 * (uniformity(users) + uniformity(items)) / 2
+        assert_close(direct_au(users, items, 0.7), expected, 1e-12)
+
+
+class TestSampledSoftmax:
+    def test_equals_the_formula(self) -> None:
+        positive, negative = rows(1)[0], rows(6, 4, seed=1)
+        log_q = torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64))
+        own = torch.log(torch.linspace(0.1, 0.6, 6, dtype=torch.float64))
+        total = (positive - own).exp() + (negative - log_q).exp().sum(1)
+        expected = -((positive - own).exp() / total).log().mean()
+        assert_close(sampled_softmax(positive, negative, own, log_q), expected, 1e-12)
+
+    def test_the_correction_makes_popular_negatives_count_like_the_full_softmax(self) -> None:
+        # One user, 50 items, negatives drawn with replacement in proportion to popularity: the corrected estimate
+        # of the log of the sum is near that of all items, the uncorrected one is not.
+        generator = torch.Generator().manual_seed(0)
+        scores = torch.randn(50, generator=generator, dtype=torch.float64)
+        popularity = torch.softmax(2 * scores, 0)  # popular items score high
+        drawn = torch.multinomial(popularity, 20_000, replacement=True, generator=generator)
+        log_q = (popularity.log() + math.log(20_000))[drawn]
+        out = torch.full((1,), -torch.inf, dtype=torch.float64)
+        full = scores.logsumexp(0)
+        corrected = torch.cat([out, scores[drawn] - log_q]).logsumexp(0)
+        assert_close(corrected, full, 0.02)
+        plain = scores[drawn].logsumexp(0) - math.log(20_000 / 50)
+        assert (plain - full).abs() > 0.3
+        loss = sampled_softmax(scores[:1], scores[drawn][None], None, log_q)
+        assert_close(loss, torch.logaddexp(scores[0], corrected) - scores[0], 1e-12)
+
+    def test_a_negative_of_minus_infinity_is_left_out(self) -> None:
+        positive, negative = torch.tensor([1.0]), torch.tensor([[0.5, -torch.inf]])
+        assert_close(sampled_softmax(positive, negative), sampled_softmax(positive, negative[:, :1]), 1e-7)

@@ -12,7 +12,7 @@ import pytest
 import mmrec
 from mmrec import _PUBLIC
 
-VERBS = ("compare", "encode", "evaluate", "recommend", "train")
+VERBS = ("compare", "encode", "evaluate", "explain", "recommend", "train", "tune")
 
 # Each runs in a process that has imported nothing of mmrec; {0} is a verb.
 SCENARIOS = [

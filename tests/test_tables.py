@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -143,3 +144,22 @@ def test_plain_text_has_aligned_columns() -> None:
 def test_plain_text_shows_slices_below() -> None:
     assert "items: cold  1,234  itemknn  0.0200*" in plain(comparison())
     assert "items: cold" not in plain(comparison(slices=()))
+
+
+def test_cost_is_shown_when_asked_for() -> None:
+    results = [
+        replace(make_result("bpr", 0, 0.08), cost={"epoch_seconds": 1.0, "peak_bytes": 2**30}),
+        replace(make_result("bpr", 1, 0.09), cost={"epoch_seconds": 2.0, "peak_bytes": 2**31}),
+        make_result("itemknn", 0, 0.05),
+    ]
+    shown = compare_results(results, metrics=["recall@10"], resamples=200, cost=True)
+    lines = shown.to_markdown().splitlines()
+    assert lines[0] == "| model | seeds | recall@10 | s/epoch | GiB |"
+    assert lines[2].endswith("| 1.50 | 1.50 |")
+    assert lines[3].endswith("| – | – |")
+    assert "most memory of the training process" in shown.to_markdown()
+    costs = [row["cost"] for row in shown.to_document()["rows"]]
+    assert costs == [
+        {"epoch_seconds": 1.5, "peak_bytes": 1.5 * 2**30},
+        {"epoch_seconds": None, "peak_bytes": None},
+    ]

@@ -553,3 +553,12 @@ def test_loss_means_cover_a_whole_epoch_after_a_resume(
     run = run_training(document, tmp_path / "run", resume=True)
     assert len(seen) == 3
     assert metrics_of(run)[0]["loss"]["bpr"] == pytest.approx(math.fsum(seen) / 3, abs=1e-7)
+
+
+@pytest.mark.parametrize("model", ["bpr", "popularity"])
+def test_what_training_cost_is_in_the_manifest(small_shop: Dataset, model: str, tmp_path: Path) -> None:
+    config = {"model": model, "data": str(small_shop.path), "train": {"epochs": 2}}
+    run = train(config, run=tmp_path / "run", show_progress=False)
+    cost = run.manifest["cost"]
+    assert 0 < cost["epoch_seconds"] < 60
+    assert 2**26 < cost["peak_bytes"] < 2**40

@@ -101,6 +101,34 @@ def train(
     )
 
 
+@app.command(epilog="Example: mmrec tune configs/ml100k/freedom.yaml --workers 2")
+def tune(
+    config: Annotated[Path, typer.Argument(help="A YAML file with a search: section.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset folder, in place of the config's.")] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="modality=name, in place of the config's. Repeatable.")
+    ] = None,
+    override: Override = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The search's folder; runs/tune/DATASET-MODEL-HASH if not given.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the trials and the cores.")] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Refuse to begin a new search; one that is there is always continued."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search hyper-parameters on the validation split; the test split stays closed."""
+    from mmrec.tune.search import tune as run_search
+
+    named = dict(key_value(text) for text in features) if features else None
+    search = run_search(
+        config, data, features=named, overrides=override or [], to=to, workers=workers, resume=resume
+    )
+    show(search.to_document(), search.to_plain(), as_json=as_json)
+
+
 @app.command(epilog="Example: mmrec evaluate runs/shop/freedom-1a2b3c-seed0 --split test")
 def evaluate(
     run: RunPath,
@@ -152,6 +180,26 @@ def recommend(
     show(results[0] if len(results) == 1 else results, "\n".join(lines), as_json=as_json)
 
 
+@app.command(epilog="Example: mmrec explain runs/shop/dgvae-1a2b3c-seed0 --user u17")
+def explain(
+    run: RunPath,
+    user: Annotated[list[str], typer.Option(help="User id. Repeatable.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Recommended items per user.")] = 10,
+    words: Annotated[int, typer.Option(min=1, help="Words per factor.")] = 8,
+    data: MovedData = None,
+    as_json: Json = False,
+) -> None:
+    """Say in words what a user is recommended for, and which items each of these factors explains."""
+    from mmrec.explain import explain as run_explain
+    from mmrec.explain import render
+    from mmrec.runs import Run
+
+    opened = Run(run)
+    results = run_explain(opened, user, k, words=words, data=data)
+    text = render(results, opened.dataset(data).titles())
+    show(results[0] if len(results) == 1 else results, text, as_json=as_json)
+
+
 @app.command(epilog="Example: mmrec compare runs/shop/* --baseline lightgcn")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, several seeds of several models.")],
@@ -167,6 +215,9 @@ def compare(
         typer.Option("--slice", help="Slice to show as well, e.g. 'items: cold'. Repeatable."),
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the paired bootstrap.")] = 10_000,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Show time and memory of the training as well.")
+    ] = False,
     format: Annotated[
         Literal["markdown", "plain", "csv", "latex"], typer.Option(help="Of the table.")
     ] = "markdown",
@@ -177,7 +228,13 @@ def compare(
     from mmrec.tables import csv_lines, latex, markdown, plain
 
     comparison = run_compare(
-        runs, metrics=metric, baseline=baseline, split=split, slices=slice_name or [], resamples=resamples
+        runs,
+        metrics=metric,
+        baseline=baseline,
+        split=split,
+        slices=slice_name or [],
+        resamples=resamples,
+        cost=cost,
     )
     texts = {"markdown": markdown, "plain": plain, "csv": csv_lines, "latex": latex}
     show(comparison.to_document(), texts[format](comparison), as_json=as_json)
@@ -192,6 +249,7 @@ def models(as_json: Json = False) -> None:
     lines = [
         f"{e['name']:<12} {e['contract']:<10} features {e['modalities']:<9} {e['summary']}" for e in entries
     ]
+    lines.append("recbole:NAME models of RecBole, such as recbole:SASRec: pip install 'mmrec[recbole]'")
     show(entries, "\n".join(lines), as_json=as_json)
 
 
@@ -205,7 +263,7 @@ def config_show(
     from mmrec.config import load_config
 
     settings = load_config(config, override or [])
-    show(settings.document(), settings.to_yaml(), as_json=as_json)
+    show(settings.document(search=True), settings.to_yaml(search=True), as_json=as_json)
 
 
 @app.command(epilog="Example: mmrec doctor")

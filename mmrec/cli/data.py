@@ -180,7 +180,9 @@ def encode(
     ] = "text",
     encoder: Annotated[
         str | None,
-        typer.Option(help="tfidf, histogram, a model folder or hub name; the no-download one if not given."),
+        typer.Option(
+            help="tfidf, words, histogram, a model folder or hub name; tfidf or histogram if not given."
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the features; MODALITY-ENCODER if not given.")
@@ -194,6 +196,13 @@ def encode(
     mask: Annotated[
         Path | None, typer.Option(help="With --from: which rows are present, a boolean .npy file.")
     ] = None,
+    fuse: Annotated[
+        list[str] | None,
+        typer.Option(help="Features to fuse to new ones called --name. Repeatable, two or more."),
+    ] = None,
+    method: Annotated[
+        Literal["concat", "sum", "pca", "cca", "bezier"], typer.Option(help="With --fuse: how.")
+    ] = "concat",
     field: Annotated[
         list[str] | None,
         typer.Option(help="Text column to read, in this order. Repeatable; all text columns if not given."),
@@ -210,7 +219,9 @@ def encode(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the model's arithmetic.")
     ] = "auto",
-    dim: Annotated[int, typer.Option(min=1, help="Width of tfidf vectors.")] = 128,
+    dim: Annotated[
+        int | None, typer.Option(min=1, help="Width of tfidf vectors (128), number of words (2000).")
+    ] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Items per shard: what a kill can cost.")] = 1024,
     overwrite: Annotated[bool, typer.Option(help="Replace features of that name.")] = False,
     as_json: Json = False,
@@ -219,7 +230,11 @@ def encode(
     from mmrec.encode.external import import_features
     from mmrec.encode.runner import encode as run_encoder
 
-    if source is not None:
+    if fuse:
+        from mmrec.encode.fusion import fuse as fuse_features
+
+        table = fuse_features(data, fuse, method, name=name or f"fused-{method}", overwrite=overwrite)
+    elif source is not None:
         table = import_features(
             data,
             source,

@@ -1,9 +1,10 @@
-"""Training batches, of (user, positive, negative) or of whole users: vectorised, a function of seed and epoch."""
+"""Training batches, of pairs, of whole users or of sequences: vectorised, a function of seed and epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -183,4 +184,128 @@ class UserBatches:
             )
 
 
-BATCHES: dict[str, type[PairBatches] | type[UserBatches]] = {"pairs": PairBatches, "users": UserBatches}
+@dataclass(frozen=True)
+class SequenceBatch:
+    """What some users had in training up to a moment, and what they took next.
+
+    Attributes:
+        users: ``(b,)`` internal user ids.
+        items: ``(b, max_length)`` the last items before the target, oldest first, then -1.
+        lengths: ``(b,)`` how many of them there are, at least 1.
+        targets: ``(b,)`` the item that came next.
+        negatives: ``(b,)`` an item the user does not have in training; of ``sequence-pairs`` only.
+    """
+
+    users: Tensor
+    items: Tensor
+    lengths: Tensor
+    targets: Tensor
+    negatives: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> SequenceBatch:
+        """Copy to a device."""
+        negatives = None if self.negatives is None else self.negatives.to(device)
+        return SequenceBatch(
+            self.users.to(device),
+            self.items.to(device),
+            self.lengths.to(device),
+            self.targets.to(device),
+            negatives,
+        )
+
+
+def _windows(items: Ids, begins: Ids, ends: Ids, max_length: int) -> tuple[Tensor, Tensor]:
+    """Items ``(b, max_length)`` at the places ``begins <= place < ends``, the last ones, then -1; and how many."""
+    begins = np.maximum(begins, ends - max_length)
+    lengths = ends - begins
+    columns = np.arange(max_length)
+    places = np.minimum(begins[:, None] + columns, max(len(items) - 1, 0))
+    inside = columns < lengths[:, None]
+    padded = np.where(inside, items[places], -1) if len(items) else np.full(inside.shape, -1)
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def last_items(sequences: Histories, users: Ids, max_length: int) -> tuple[Tensor, Tensor]:
+    """The last items ``(b, max_length)`` of each user, oldest first, then -1; and how many ``(b,)`` there are.
+
+    Args:
+        sequences: Items of each user in the order of time (:attr:`mmrec.data.dataset.TrainingData.sequences`).
+        users: ``(b,)`` internal user ids.
+        max_length: How far back to look.
+    """
+    return _windows(sequences.items, sequences.offsets[users], sequences.offsets[users + 1], max_length)
+
+
+class SequenceBatches:
+    """Every training item but each user's first as the target of all that came before it, in a fresh order.
+
+    A history ``i1 i2 i3 i4`` gives ``i1 → i2``, ``i1 i2 → i3`` and ``i1 i2 i3 → i4``, as sequential models are
+    trained since Tan, Xu and Liu, "Improved recurrent neural networks for session-based recommendations", 2016.
+    The padded items are cut out when a batch is asked for, so memory grows with the interactions only.
+
+    Args:
+        data: Training data; the order of time is that of ``data.sequences``.
+        batch_size: Targets per batch; the last batch may be short.
+        max_length: How many items before the target are shown.
+
+    Raises:
+        DataError: No user has two training items, or there is no order of time.
+    """
+
+    negatives: ClassVar[bool] = False
+
+    def __init__(self, data: TrainingData, batch_size: int, max_length: int = 50) -> None:
+        self._sequences = data.sequences
+        self._users = self._sequences.users
+        starts = self._sequences.offsets[self._users]
+        targets = np.flatnonzero(np.arange(len(starts)) > starts)
+        if self.negatives:
+            self._sampler = NegativeSampler(data.train, data.n_items)
+            targets = targets[self._sampler.has_negatives(torch.from_numpy(self._users[targets])).numpy()]
+        if not len(targets):
+            raise DataError(
+                "users with two or more training items, to predict the later from the earlier ones",
+                f"none among {data.n_users:,} users",
+                "import more data, or train a model that does not read sequences (mmrec models)",
+            )
+        self._targets = targets
+        self.batch_size, self.max_length = batch_size, max_length
+
+    def __len__(self) -> int:
+        return -(-len(self._targets) // self.batch_size)
+
+    def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[SequenceBatch]:
+        """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
+        order = self._targets[torch.randperm(len(self._targets), generator=generator).numpy()]
+        owners = torch.from_numpy(self._users[order])
+        negatives = self._sampler.sample(owners, generator) if self.negatives else None
+        for start in range(first * self.batch_size, len(order), self.batch_size):
+            cut = slice(start, start + self.batch_size)
+            places, users = order[cut], owners[cut]
+            begins = self._sequences.offsets[users.numpy()]
+            items, lengths = _windows(self._sequences.items, begins, places, self.max_length)
+            targets = torch.from_numpy(self._sequences.items[places])
+            yield SequenceBatch(users, items, lengths, targets, None if negatives is None else negatives[cut])
+
+
+class SequencePairBatches(SequenceBatches):
+    """:class:`SequenceBatches` with one negative for each target; users who have every item are left out."""
+
+    negatives: ClassVar[bool] = True
+
+
+Batches = PairBatches | UserBatches | SequenceBatches
+BATCHES: dict[str, type[PairBatches] | type[UserBatches] | type[SequenceBatches]] = {
+    "pairs": PairBatches,
+    "users": UserBatches,
+    "sequences": SequenceBatches,
+    "sequence-pairs": SequencePairBatches,
+}
+
+
+def make_batches(model: Any, data: TrainingData, batch_size: int) -> Batches:
+    """The batches that a model asks for by ``model.batches``; those of sequences end at ``model.max_length``."""
+    kind = BATCHES[model.batches]
+    if issubclass(kind, SequenceBatches):
+        return kind(data, batch_size, model.max_length)
+    return kind(data, batch_size)

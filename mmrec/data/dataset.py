@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,12 +58,23 @@ class TrainingData:
         n_items: Number of items, with and without training interactions.
         train: Training items of each user, no pair twice.
         features: Feature tables by modality (``text``, ``image``, …).
+        in_time: Gives :attr:`train` with each user's items in the order of time; None where they are so already.
     """
 
     n_users: int
     n_items: int
     train: Histories
     features: Mapping[str, FeatureTable]
+    in_time: Callable[[], Histories] | None = None
+
+    @cached_property
+    def sequences(self) -> Histories:
+        """Training items of each user, oldest first.
+
+        Raises:
+            DataError: It is not known when they happened.
+        """
+        return self.train if self.in_time is None else self.in_time()
 
 
 class Dataset:
@@ -199,6 +210,21 @@ class Dataset:
         Raises:
             DataError: No such split, damaged, or it belongs to other interactions.
         """
+        labels = self.split_labels(name)
+        users = self.interactions["user"].to_numpy(dtype=np.int64)
+        items = self.interactions["item"].to_numpy(dtype=np.int64)
+        parts = [
+            Histories.from_pairs(users[labels == p], items[labels == p], self.n_users)
+            for p in range(len(PARTS))
+        ]
+        return Split(name, read_json(self.path / "splits" / f"{name}.json"), *parts)
+
+    def split_labels(self, name: str = "default") -> NDArray[np.int8]:
+        """Labels ``(n_interactions,)`` of a split: 0 train, 1 valid, 2 test, -1 left out.
+
+        Raises:
+            DataError: No such split, damaged, or it belongs to other interactions.
+        """
         folder = self.path / "splits"
         if name not in self.split_names():
             found = ", ".join(self.split_names()) or "none yet"
@@ -206,7 +232,7 @@ class Dataset:
                 f"the split {name!r} of {self.path}", found, f"mmrec data split {self.path} --name {name}"
             )
         manifest = read_json(folder / f"{name}.json")
-        labels = read_table(folder / f"{name}.parquet")["label"].to_numpy()
+        labels: NDArray[np.int8] = read_table(folder / f"{name}.parquet")["label"].to_numpy()
         if manifest["dataset"] != self.hash or len(labels) != self.n_interactions:
             raise DataError(
                 f"the split {name!r} of this dataset",
@@ -219,13 +245,7 @@ class Dataset:
                 f"{folder / name}.parquet was changed or damaged",
                 f"restore it, or make it again: mmrec data split {self.path} --name {name} --overwrite",
             )
-        users = self.interactions["user"].to_numpy(dtype=np.int64)
-        items = self.interactions["item"].to_numpy(dtype=np.int64)
-        parts = [
-            Histories.from_pairs(users[labels == p], items[labels == p], self.n_users)
-            for p in range(len(PARTS))
-        ]
-        return Split(name, manifest, *parts)
+        return labels
 
     def text_columns(self) -> list[str]:
         """Columns of :attr:`items` with free text, in the order of the table: a title before its description."""
@@ -275,7 +295,25 @@ class Dataset:
     def training_data(self, split: Split, features: Mapping[str, str]) -> TrainingData:
         """What a model may see of this dataset: training pairs of ``split`` and named features by modality."""
         tables = {modality: self.features(name) for modality, name in features.items()}
-        return TrainingData(self.n_users, self.n_items, split.train, tables)
+        return TrainingData(
+            self.n_users, self.n_items, split.train, tables, lambda: self._in_time(split.train)
+        )
+
+    def _in_time(self, part: Histories) -> Histories:
+        """The items of each user by ``timestamp``, else by ``position``; equal times in the order of the file."""
+        table = self.interactions
+        known = [name for name in ("timestamp", "position") if name in table and table[name].notna().all()]
+        if not known:
+            raise DataError(
+                "a timestamp or a position for each interaction, to know what came first",
+                f"columns {', '.join(map(str, table.columns))} in {self.path}, none of them complete",
+                "import the data with its times, or choose a model that does not read sequences (mmrec models)",
+            )
+        rows = np.lexsort([table[known[0]].to_numpy()])
+        pairs = (table["user"].to_numpy() * self.n_items + table["item"].to_numpy())[rows]
+        inside = np.isin(pairs, part.users * self.n_items + part.items)
+        users, items = np.divmod(pairs[inside], self.n_items)
+        return Histories.from_pairs(users, items, self.n_users)
 
 
 def load(path: str | Path) -> Dataset:

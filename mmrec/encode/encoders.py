@@ -25,9 +25,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class Encoder(Protocol):
     """Turns texts or pictures into vectors, a batch at a time.
 
-    Two more methods are used where an encoder has them: ``fit(inputs)`` is called once with all texts before
-    the first batch (it must give the same state for the same texts), and ``lengths(texts) -> (n,)`` gives the
-    lengths that batches are sorted by (characters otherwise).
+    More methods are used where an encoder has them: ``fit(inputs)`` is called once with all texts before the first
+    batch (it must give the same state for the same texts), ``learned()`` gives what of that state belongs into the
+    manifest, as JSON, and ``lengths(texts) -> (n,)`` the lengths that batches are sorted by (characters otherwise).
 
     Attributes:
         modality: ``text``, ``image`` or ``joint``.
@@ -67,7 +67,8 @@ class EncoderOptions:
         device: ``cpu``, ``cuda``, ``cuda:1``, …; None: the GPU where there is one.
         precision: Arithmetic of the model: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the
             device computes in it.
-        dim: Width of vectors that are fitted to the corpus (``tfidf``).
+        dim: Width of vectors that are fitted to the corpus (``tfidf``), words at most (``words``); None: the
+            encoder's own.
     """
 
     modality: str = "text"
@@ -77,13 +78,14 @@ class EncoderOptions:
     max_length: int | None = 256
     device: str | None = None
     precision: str = "auto"
-    dim: int = 128
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("modality", self.modality, MODALITIES)
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("precision", self.precision, PRECISIONS)
-        check_at_least("dim", self.dim, 1)
+        if self.dim is not None:
+            check_at_least("dim", self.dim, 1)
         if self.max_length is not None:
             check_at_least("max_length", self.max_length, 2)
         if self.modality == "image" and (self.prompt or self.pooling != "mean"):
@@ -99,6 +101,7 @@ def list_encoders() -> list[dict[str, str]]:
     return [
         {"name": "tfidf", "modality": "text", "what": "word counts, TF-IDF and SVD; no download, weak"},
         {"name": "histogram", "modality": "image", "what": "colours and gradients; no download, weak"},
+        {"name": "words", "modality": "text", "what": "weights of readable words; no download"},
         {"name": "FOLDER", "modality": "text, image, joint", "what": "a saved transformers model"},
         {
             "name": "ORGANISATION/MODEL",
@@ -113,7 +116,7 @@ def choose_encoder(name: str | Encoder, options: EncoderOptions) -> Encoder:
     """Make the encoder called ``name``; weights are read when the first batch comes.
 
     Args:
-        name: ``tfidf``, ``histogram``, a folder, a hub id, or ``package.module:Class`` (called with the options);
+        name: ``tfidf``, ``words``, ``histogram``, a folder, a hub id, or ``package.module:Class`` (called with the options);
             an encoder is returned as it is.
         options: Options of the encoder.
 
@@ -137,6 +140,10 @@ def _make(name: str, options: EncoderOptions) -> Encoder:
         from mmrec.encode.simple import TfidfEncoder
 
         return TfidfEncoder(options)
+    if name == "words":
+        from mmrec.encode.words import WordsEncoder
+
+        return WordsEncoder(options)
     if name == "histogram":
         from mmrec.encode.simple import HistogramEncoder
 

@@ -41,6 +41,11 @@ class FeatureTable:
         return int(self.vectors.shape[1])
 
     @property
+    def vocabulary(self) -> list[str] | None:
+        """The word that each column stands for; None where columns are no words."""
+        return self.manifest.get("vocabulary")
+
+    @property
     def hash(self) -> str:
         """Content hash of vectors and mask: the key of graphs made from them."""
         if "files" in self.manifest:

@@ -60,7 +60,7 @@ def encode(
     dtype: str = "float32",
     device: str | None = None,
     precision: str = "auto",
-    dim: int = 128,
+    dim: int | None = None,
     shard_rows: int = 1024,
     overwrite: bool = False,
     show_progress: bool = True,
@@ -74,7 +74,7 @@ def encode(
     Args:
         dataset: Dataset or its folder.
         modality: ``text``, ``image``, or ``joint`` (one vector from both, CLIP and SigLIP).
-        encoder: ``tfidf``, ``histogram``, a model folder, a hub id, ``package.module:Class``, or an encoder.
+        encoder: ``tfidf``, ``words``, ``histogram``, a model folder, a hub id, ``package.module:Class``, or an encoder.
         name: Folder name under ``features``; None: made from modality and encoder.
         fields: Text columns in the order they are joined; None: all of kind ``text``, then all of kind ``tokens``.
         pooling: ``mean``, ``cls`` or ``last``, of text models.
@@ -85,7 +85,7 @@ def encode(
         dtype: Stored type, ``float32`` or ``float16``.
         device: ``cpu``, ``cuda``, …; None: the GPU where there is one.
         precision: ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the device computes in it.
-        dim: Width of ``tfidf`` vectors.
+        dim: Width of ``tfidf`` vectors (None: 128), number of ``words`` at most (None: 2000).
         shard_rows: Inputs per shard: what a kill can cost at most.
         overwrite: Replace features of that name that were made in another way.
         show_progress: Show progress and a summary on stderr.
@@ -141,6 +141,8 @@ def _run(
     shards = [order[start : start + work.shard_rows] for start in range(0, len(order), work.shard_rows)]
     if hint := encoder.describe().get("note"):
         note(f"note: {hint}")
+    if hasattr(encoder, "fit"):
+        encoder.fit(inputs.texts)
     try:
         with quiet_decoding():
             _encode_shards(workplace, encoder, inputs, shards, work)
@@ -156,6 +158,7 @@ def _run(
         "work": workplace.plan["work"],
         "absent": absent,
         "cut": n_cut,
+        **(encoder.learned() if hasattr(encoder, "learned") else {}),
     }
     table = workplace.finish(
         encoder.modality, manifest, (n_items, width), work.dtype, _blocks(workplace, len(shards))
@@ -204,9 +207,6 @@ def _encode_shards(
     missing = [index for index in range(len(shards)) if not workplace.has_shard(index)]
     if not missing:
         return
-    fit = getattr(encoder, "fit", None)
-    if fit is not None:
-        fit(inputs.texts)
     done = sum(map(len, shards)) - sum(len(shards[index]) for index in missing)
     if done:
         note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")

@@ -13,6 +13,7 @@ from mmrec.encode.pictures import PREPROCESSING
 from mmrec.errors import ConfigError, FeatureError, NotFittedError
 
 MAX_TERMS = 100_000
+DIM = 128  # unless --dim says otherwise
 SIDE = 64  # pictures are looked at in 64 x 64 pixels
 LEVELS = 4  # per colour channel: 4 ** 3 colour bins
 CELLS = 4  # 4 x 4 cells of gradients
@@ -36,6 +37,7 @@ class TfidfEncoder:
                 "leave them out, or choose another --encoder",
             )
         self._options = options
+        self._dim = options.dim or DIM
         self._counts: Any = None
         self._svd: Any = None
 
@@ -45,7 +47,7 @@ class TfidfEncoder:
             "name": "tfidf",
             "revision": "1",
             "max_terms": MAX_TERMS,
-            "dim": self._options.dim,
+            "dim": self._dim,
             "normalize": self._options.normalize,
             "note": "tfidf compares words, not meaning, and knows this catalogue only: use it to start, "
             "and a pretrained --encoder for results",
@@ -79,7 +81,7 @@ class TfidfEncoder:
                 f"{len(inputs):,} texts without",
                 "name other text columns with --fields",
             )
-        self._svd = TruncatedSVD(min(self._options.dim, *counts.shape), random_state=0).fit(counts)
+        self._svd = TruncatedSVD(min(self._dim, *counts.shape), random_state=0).fit(counts)
 
     def encode(self, inputs: list[Any]) -> NDArray[np.float32]:
         """Encode texts; one without a known word gets zeros."""

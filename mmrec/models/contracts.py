@@ -8,14 +8,16 @@ A model class declares in one line each::
 
     config_type = Config       # a frozen pydantic model in the same file
 
-and is built by ``__init__(self, config, data)``.
+and is built by ``__init__(self, config, data)``. The kinds of batches are those of
+:data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks.
 
-Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch.
+Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
+``explain(users) -> Explanation``, for ``mmrec explain``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -71,6 +73,22 @@ class Vectors:
     def users(self, users: Users) -> Tensor:
         """Vectors ``(b, d)`` of a block of users."""
         return self.encode(users)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """How a model's scores of a block of users come about, by factors and by words.
+
+    Attributes:
+        shares: ``(b, n_factors, n_items)`` part that each factor has in the score of an item; sums to 1 over factors.
+        words: ``(b, n_factors, n_words)`` how much each word says about what the factor is to the user; sums to 1
+            over factors and words.
+        vocabulary: The words; empty where the model has nothing that people can read.
+    """
+
+    shares: Tensor
+    words: Tensor
+    vocabulary: Sequence[str]
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmrec.data.batches import NegativeSampler, PairBatch, PairBatches
+from mmrec.data.batches import NegativeSampler, PairBatch, PairBatches, UserBatch, UserBatches
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import DataError
@@ -204,3 +204,32 @@ class TestPairBatches:
         moved = batch.to("meta")
         assert {t.device.type for t in (moved.users, moved.positives, moved.negatives)} == {"meta"}
         assert batch.users.dtype == batch.positives.dtype == batch.negatives.dtype == torch.int64
+
+
+class TestUserBatches:
+    def test_every_user_with_items_comes_once_with_the_whole_history(self) -> None:
+        training = world()
+        seen: dict[int, list[int]] = {}
+        for batch in UserBatches(training, 7).epoch(generator(1)):
+            for row, user in enumerate(batch.users.tolist()):
+                assert user not in seen
+                seen[user] = batch.items[batch.rows == row].tolist()
+        assert seen == {
+            user: training.train[user].tolist()
+            for user in range(training.n_users)
+            if len(training.train[user])
+        }
+
+    def test_order_is_that_of_the_generator_and_can_begin_anywhere(self) -> None:
+        batches = UserBatches(world(), 4)
+        one, two, other = (
+            [batch.users.tolist() for batch in batches.epoch(generator(seed))] for seed in (2, 2, 3)
+        )
+        assert one == two
+        assert one != other
+        assert len(one) == len(batches)
+        assert [batch.users.tolist() for batch in batches.epoch(generator(2), 2)] == one[2:]
+
+    def test_matrix(self) -> None:
+        batch = UserBatch(torch.tensor([5, 3]), torch.tensor([0, 1, 1]), torch.tensor([2, 0, 3]))
+        assert batch.matrix(4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 1]]

@@ -113,12 +113,12 @@ def _read(file: Path) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def _kind(name: str, recbole_type: str, values: pd.Series[Any]) -> str:
+    if recbole_type == "float_seq":  # also under a name such as "image"
+        return "vector"
     if name in CANONICAL:
         return CANONICAL[name]
     if recbole_type == "float":
         return "number"
-    if recbole_type == "float_seq":
-        return "vector"
     if recbole_type == "token":
         inferred = infer_kind(name, values)
         return inferred if inferred in ("id", "text") else "tokens"

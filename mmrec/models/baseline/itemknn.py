@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from scipy import sparse
-from torch import Tensor, nn
 
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.graph import modality_weights
-from mmrec.models.contracts import ModelConfig, Users
-from mmrec.rank import top_items
+from mmrec.models.baseline.item_weights import ItemWeights, interaction_matrix, strongest
+from mmrec.models.contracts import ModelConfig
 
 BLOCK = 1024  # items whose similarities are held at once
 
@@ -32,7 +29,7 @@ class Config(ModelConfig):
     image_weight: float = Field(0.1, ge=0, le=1, description="share of images in content similarity")
 
 
-class ItemKNN(nn.Module):
+class ItemKNN(ItemWeights):
     """``s(u, j) = Σ_{i in N_u} s_ij [j among the k nearest of i]``, ``s_ij = x_i · x_j / (|x_i| |x_j| + shrink)``.
 
     With ``source: interactions`` x_i is the item's column of the training matrix; with ``source: features`` the
@@ -48,19 +45,12 @@ class ItemKNN(nn.Module):
     batches: ClassVar = None
     modalities: ClassVar = "optional"
     cold_items: ClassVar = True  # with source: features
-    offsets: Tensor
-    neighbours: Tensor
-    similarities: Tensor
 
     def __init__(self, config: Config, data: TrainingData) -> None:
-        super().__init__()
+        super().__init__(data.n_items)
         self.config = config
-        self.n_items = data.n_items
         if config.source == "features":
             modality_weights(list(data.features), config.image_weight)  # raises where there are no features
-        self.register_buffer("offsets", torch.zeros(data.n_items + 1, dtype=torch.int64))
-        self.register_buffer("neighbours", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("similarities", torch.zeros(0))
 
     def fit(self, data: TrainingData) -> None:
         """Find the neighbours, a block of items at a time."""
@@ -74,39 +64,14 @@ class ItemKNN(nn.Module):
                 dense = products if isinstance(products, np.ndarray) else products.toarray()
                 scale = norms[start:stop, None] * norms[None, :] + np.float32(self.config.shrink)
                 block += weight * np.divide(dense, scale, out=np.zeros_like(block), where=scale > 0)
-            rows.append(self._nearest(block, start))
-        similarity = sparse.vstack(rows, format="csr")
-        self.offsets = torch.from_numpy(similarity.indptr.astype(np.int64))
-        self.neighbours = torch.from_numpy(similarity.indices.astype(np.int64))
-        self.similarities = torch.from_numpy(similarity.data.astype(np.float32))
+            rows.append(strongest(block, self.config.k, start))
+        self.keep(sparse.vstack(rows, format="csr"))
 
     def _matrices(self, data: TrainingData) -> list[tuple[float, np.ndarray | sparse.csr_array, np.ndarray]]:
         """Weight, item vectors and their norms of every similarity that is mixed."""
         if self.config.source == "interactions":
-            matrix = _interaction_matrix(data.train, data.n_items).T.tocsr()
+            matrix = interaction_matrix(data.train, data.n_items).T.tocsr()
             return [(1.0, matrix, np.sqrt(matrix.sum(axis=1)).astype(np.float32))]
         weights = modality_weights(list(data.features), self.config.image_weight)
         tables = {m: np.array(data.features[m].vectors, dtype=np.float32) for m in data.features}
         return [(weights[m], x, np.linalg.norm(x, axis=1).astype(np.float32)) for m, x in tables.items()]
-
-    def _nearest(self, block: np.ndarray, start: int) -> sparse.csr_array:
-        own = np.arange(len(block))
-        block[own, own + start] = -np.inf
-        ids, values = (part.numpy() for part in top_items(torch.from_numpy(block), self.config.k))
-        keep = values > 0
-        rows = np.repeat(own, keep.sum(axis=1))
-        return sparse.csr_array((values[keep], (rows, ids[keep])), shape=block.shape)
-
-    def scores(self, users: Users) -> Tensor:
-        """Scores ``(b, n_items)``."""
-        similarity = sparse.csr_array(
-            (self.similarities.numpy(), self.neighbours.numpy(), self.offsets.numpy()),
-            shape=(self.n_items, self.n_items),
-        )
-        history = _interaction_matrix(users.histories, self.n_items)
-        return torch.from_numpy((history @ similarity).toarray())
-
-
-def _interaction_matrix(histories: Histories, n_items: int) -> sparse.csr_array:
-    ones = np.ones(len(histories.items), dtype=np.float32)
-    return sparse.csr_array((ones, histories.items, histories.offsets), shape=(histories.n_users, n_items))

@@ -1,0 +1,92 @@
+"""Run by a test: searches that are killed with SIGKILL, and searches that workers share.
+
+Usage: python -m tests.crash_tune FOLDER
+Searches FOLDER/killed.json and FOLDER/shared.json in forks of one process, which cost milliseconds where a fresh
+process costs seconds, and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import mmrec.tune.search
+import mmrec.tune.worker
+from mmrec.runs import LAST, Run
+from mmrec.train import train
+from mmrec.tune.search import tune
+from tests.crash_train import NEVER, finish, plant
+from tests.test_tune import outcome_of
+
+MOMENTS = 6  # how many of the calls to the file system are tried, evenly spread
+FAILED = 99
+
+
+def start(document: dict[str, Any], folder: Path, die_before: int | None = None) -> int:
+    """Search in a fork, perhaps one that dies before its n-th call to the file system; its process id.
+
+    The fork's exit status is the number of trials that it trained, or FAILED.
+    """
+    child = os.fork()
+    if child == 0:
+        status, trained = FAILED, [0]
+
+        def counted(*arguments: Any, **options: Any) -> Run:
+            trained[0] += 1
+            return train(*arguments, **options)
+
+        mmrec.tune.worker.train = counted
+        try:
+            left = plant(die_before) if die_before is not None else [0]
+            tune(document, to=folder, show_progress=False)
+            if die_before == NEVER:
+                (folder.parent / "calls").write_text(str(NEVER - left[0]))
+            status = trained[0]
+        finally:
+            os._exit(status)
+    return child
+
+
+def kill_and_resume(document: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Kill a search at calls to the file system, each time resume it, and compare it with one that was left alone."""
+    assert finish(start(document, folder, NEVER)) == len(outcome_of(folder))
+    expected, calls = outcome_of(folder), int((folder.parent / "calls").read_text())
+    moments, inside = range(0, calls, -(-calls // MOMENTS)), 0
+    for moment in moments:
+        shutil.rmtree(folder, ignore_errors=True)
+        died = finish(start(document, folder, moment))
+        assert died == -signal.SIGKILL, (moment, died)
+        begun = [run for run in folder.glob("trial-*") if (run / LAST).exists()]
+        inside += any(not Run(run).finished for run in begun)
+        assert finish(start(document, folder)) != FAILED, f"not resumed after call {moment} of {calls}"
+        found = outcome_of(folder)
+        assert found == expected, f"other trials after call {moment} of {calls}: {found}, not {expected}"
+        opened = [Run(run).manifest["test_opened"] for run in folder.glob("trial-*")]
+        assert opened == [[]] * len(expected)
+    return {"kills": len(moments), "kills inside a trial": inside}
+
+
+def share(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Two workers that begin at the same time."""
+    workers = [start(document, folder) for _ in range(2)]
+    counts = [finish(worker) for worker in workers]
+    trials = outcome_of(folder)
+    return {"trials by worker": counts, "settings": [int(trial["params.dim"]) for trial in trials]}
+
+
+def main() -> None:
+    os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
+    mmrec.tune.search.draw_search = lambda search, config: []  # seconds each time
+    folder = Path(sys.argv[1])
+    killed, shared = (json.loads((folder / f"{name}.json").read_text()) for name in ("killed", "shared"))
+    tune(killed, to=folder / "warm", overrides=["search.trials=1"], show_progress=False)  # imports, once
+    print(json.dumps(kill_and_resume(killed, folder / "killed") | share(shared, folder / "shared")))
+
+
+if __name__ == "__main__":
+    main()
