@@ -37,7 +37,7 @@ def explain(
         run: A run, or its folder, of a model that explains itself.
         users: One external user id or several.
         k: Recommended items per user.
-        words: Words per factor.
+        words: Words per factor; fewer come back where others are no likelier than by chance.
         data: Where the dataset is now, if it has moved.
 
     Returns:
@@ -90,6 +90,7 @@ def _describe(
     best = [dataset.item(entry["item"]) for entry in recommended["items"]]
     weights = shares[:, best].mean(1).tolist()
     names = dataset.items["item_id"].tolist()
+    chance = 1 / explanation.words[row].numel()
     factors = []
     for factor in sorted(range(len(shares)), key=lambda factor: (-weights[factor], factor)):
 
@@ -106,6 +107,7 @@ def _describe(
                 "words": [
                     {"word": explanation.vocabulary[column], "weight": weight}
                     for column, weight in zip(columns.tolist(), values.tolist(), strict=True)
+                    if weight > chance
                 ],
                 "recommended": [
                     {**recommended["items"][place], "share": share} for place, share in own(best)

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def start(document: dict[str, Any], folder: Path, die_before: int | None = None)
             if die_before == NEVER:
                 (folder.parent / "calls").write_text(str(NEVER - left[0]))
             status = trained[0]
+        except BaseException:
+            traceback.print_exc()  # os._exit below would swallow it
         finally:
             os._exit(status)
     return child

@@ -355,7 +355,7 @@ def test_killed_at_any_moment_and_several_workers(small_shop: Dataset, tmp_path:
     found = json.loads(ended.stdout)
     assert found["kills"] >= 5
     assert found["kills inside a trial"] >= 1
-    assert sum(found["trials by worker"]) == 8
+    assert sum(found["trials by worker"]) == 8, ended.stderr
     assert min(found["trials by worker"]) >= 1
     assert len(set(found["settings"])) == 8
 

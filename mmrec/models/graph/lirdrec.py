@@ -124,23 +124,29 @@ class LIRDRec(nn.Module):
         self.mixing = nn.Parameter(nn.init.xavier_normal_(torch.empty(data.n_users, blocks)))
         self.item_graph = graph.knn_item_graph(data.features, config.knn_k, weights, data.n_items)
         self.full_graph = graph.normalize_bipartite(*graph.edges(data.train), data.n_users, data.n_items)
+        self.beginning: int | None = None  # seed of an epoch that has not had its first step
         self.register_buffer("attention", torch.zeros(data.n_users, blocks))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.register_buffer("epoch_seed", torch.full((), -1, dtype=torch.int64))
 
-    @torch.no_grad()
     def on_epoch(self, generator: torch.Generator) -> None:
-        """Copy the last step's attention into Θ and let the share of computed attention decay.
+        """Note that an epoch begins, which its first step then does.
 
         An epoch resumed in its middle begins a second time: it is known by its generator's seed, and nothing is done.
         """
         seed = generator.initial_seed() & (2**63 - 1)
-        if int(self.epoch_seed) == seed:
+        self.beginning = None if int(self.epoch_seed) == seed else seed
+
+    @torch.no_grad()
+    def _begin_epoch(self) -> None:
+        """Copy the last step's attention into Θ and let the share of computed attention decay."""
+        if self.beginning is None:
             return
         if self.epoch > 0:
             self.mixing.copy_(self.attention)
         self.epoch += 1
-        self.epoch_seed.fill_(seed)
+        self.epoch_seed.fill_(self.beginning)
+        self.beginning = None
 
     def _computed_share(self) -> Tensor:
         """w, a scalar: its odds are the initial ones times ``decay^(1 + 2 + … + epoch)``."""
@@ -163,6 +169,7 @@ class LIRDRec(nn.Module):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
+        self._begin_epoch()
         all_users, all_items, attention = self._tables()
         self.attention.copy_(attention.detach())
         users, positives, negatives = gather_batch(torch.cat([all_users, all_items]), batch, self.n_users)

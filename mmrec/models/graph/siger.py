@@ -115,13 +115,15 @@ def mix(semantic: graph.SparseMatrix, together: graph.SparseMatrix, share: float
     scaled = [
         matrix.scale_rows(torch.full((matrix.shape[0],), weight)) for matrix, weight in weighted if weight > 0
     ]
-    return scaled[0] if len(scaled) == 1 else graph.add(scaled)
+    mixed: graph.SparseMatrix = scaled[0] if len(scaled) == 1 else graph.add(scaled)
+    return mixed
 
 
 def perturb(rows: Tensor, share: float) -> Tensor:
     """``e + share ||e|| sign(e) ⊙ n / ||n||`` of rows ``(b, d)``, n uniform in [0, 1] and drawn anew."""
-    direction = F.normalize(torch.rand_like(rows), dim=1)
-    return rows + share * rows.norm(dim=1, keepdim=True) * rows.sign() * direction
+    direction = rows.sign() * F.normalize(torch.rand_like(rows), dim=1)
+    moved: Tensor = rows + share * rows.norm(dim=1, keepdim=True) * direction
+    return moved
 
 
 def anchor_loss(anchors: Tensor, views: Tensor, present: Tensor, temperature: float) -> Tensor:
@@ -138,8 +140,8 @@ def anchor_loss(anchors: Tensor, views: Tensor, present: Tensor, temperature: fl
         return views.sum() * 0  # keeps the gradients defined
     anchors, views, present = anchors[has_content], views[has_content], present[has_content]
     anchors, views = F.normalize(anchors, dim=1), F.normalize(views, dim=2)
-    logits = torch.einsum("id,jmd->ijm", anchors, views) / temperature
-    logits = logits.masked_fill(~present, -torch.inf)
-    own = logits.diagonal().T  # (b, n_modalities)
-    loss: Tensor = (logits.flatten(1).logsumexp(1) - own.logsumexp(1)).mean()
+    own = (anchors.unsqueeze(1) * views).sum(2) / temperature  # (b, n_modalities)
+    every = anchors @ views[present].T / temperature  # (b, all views there are)
+    gains = own.masked_fill(~present, -torch.inf).logsumexp(1)
+    loss: Tensor = (every.logsumexp(1) - gains).mean()
     return loss
