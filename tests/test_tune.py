@@ -360,6 +360,16 @@ def test_killed_at_any_moment_and_several_workers(small_shop: Dataset, tmp_path:
     assert len(set(found["settings"])) == 8
 
 
+def test_a_folder_in_which_another_worker_begins_is_joined(small_shop: Dataset, tmp_path: Path) -> None:
+    settings = load_config(experiment(small_shop, trials=2, epochs=1))
+    (tmp_path / "search" / "locks").mkdir(parents=True)
+    half = tmp_path / "search" / f".search.json.partial-{os.getppid()}"  # of another living process
+    half.write_text("{")
+    opened = open_folder(tmp_path / "search", settings, small_shop, resume=False)
+    assert opened.manifest["dataset"]["name"] == small_shop.name
+    assert half.exists()
+
+
 def test_a_trial_is_left_to_its_worker_and_taken_over_when_that_is_gone(
     small_shop: Dataset, tmp_path: Path
 ) -> None:

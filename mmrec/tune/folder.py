@@ -139,7 +139,7 @@ def open_folder(
     path = path or _default_path(config, dataset)
     if resume or (path / MANIFEST).is_file():
         SearchFolder(path).check(manifest)
-    elif path.exists() and not _is_free(path):
+    elif path.exists() and not _is_free(path) and not (path / MANIFEST).is_file():  # written since by another
         raise ConfigError(
             "a new or empty folder for the search", f"{path} with other files", "choose another --to"
         )
@@ -154,11 +154,12 @@ def open_folder(
 
 
 def _is_free(path: Path) -> bool:
-    """True for an empty folder, and for what a kill before the manifest was written leaves."""
+    """True for an empty folder, and for what a kill, or another worker, leaves before the manifest is there."""
     if not path.is_dir():
         return False
     remove_leftovers(path)
-    return {file.name for file in path.iterdir()} <= {"locks"}
+    names = {file.name for file in path.iterdir() if not file.name.startswith(f".{MANIFEST}.partial-")}
+    return names <= {"locks"}
 
 
 def _describe(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
