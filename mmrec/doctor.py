@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from mmrec.cache import cache_folder
 from mmrec.runs import environment
 
 EXTRAS = {
@@ -35,5 +36,6 @@ def examine() -> dict[str, Any]:
         **environment(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "extras": extras,
+        "cache": str(cache_folder()),
         "advice": advice,
     }

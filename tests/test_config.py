@@ -53,7 +53,7 @@ def test_ks_are_sorted_and_unique() -> None:
 
 def test_yaml_and_back() -> None:
     config = load_config(MINIMAL | {"params": {"reg": 1e-5}, "train": {"lr": 1e-7, "clip_norm": 1e10}})
-    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert load_config(yaml.safe_load(config.to_yaml(search=True))) == config
     assert ExperimentConfig.model_validate(config.document()) == config
 
 
@@ -73,7 +73,7 @@ def test_every_config_of_the_project_is_valid(file: Path) -> None:
         assert any(name and Path(name).name == file.name for name in names), "neither complete nor a parent"
         document["model"] = "popularity"
     config = load_config(document)
-    assert load_config(yaml.safe_load(config.to_yaml())) == config
+    assert load_config(yaml.safe_load(config.to_yaml(search=True))) == config
 
 
 def test_models_by_import_path() -> None:

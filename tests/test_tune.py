@@ -389,6 +389,7 @@ def test_a_trial_is_left_to_its_worker_and_taken_over_when_that_is_gone(
     assert [trial.state.name for trial in second.study.trials] == ["COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_workers_stop_at_ctrl_c_and_workers_go_on(small_shop: Dataset, tmp_path: Path) -> None:
     document = experiment(small_shop, "tests.broken_models:Slow", epochs=40, trials=2)
     document["train"]["checkpoint_seconds"] = 0
