@@ -197,9 +197,25 @@ def normalize_bipartite(users: Tensor, items: Tensor, n_users: int, n_items: int
     return SparseMatrix.from_entries(rows_of_both, columns_of_both, values.repeat(2), (n, n), symmetric=True)
 
 
+def user_item_block(graph: SparseMatrix, n_users: int) -> SparseMatrix:
+    """The block ``(n_users, n_items)`` of a user-item graph by which users read items."""
+    rows = graph.rows
+    own = rows < n_users
+    shape = (n_users, graph.n_columns - n_users)
+    return SparseMatrix.from_entries(rows[own], graph.columns[own] - n_users, graph.values[own], shape)
+
+
 def edges(train: Histories) -> tuple[Tensor, Tensor]:
     """Users and items ``(n_edges,)`` of all training pairs."""
     return torch.from_numpy(train.users), torch.from_numpy(train.items)
+
+
+def pruned_bipartite(
+    edges: tuple[Tensor, Tensor], dropout: float, generator: torch.Generator, n_users: int, n_items: int
+) -> SparseMatrix:
+    """:func:`normalize_bipartite` of the edges that :func:`prune_edges` keeps; degrees are those of the kept edges."""
+    kept = prune_edges(*edges, dropout, generator)
+    return normalize_bipartite(edges[0][kept], edges[1][kept], n_users, n_items)
 
 
 def prune_edges(users: Tensor, items: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
@@ -235,10 +251,14 @@ def modality_graph(
     if weighting == "mean":
         values = 1.0 / count[rows]
     else:
-        weights = cosines.clamp(min=0)
-        degree = torch.zeros(n_items).index_add_(0, rows, weights)
-        values = weights * (degree[rows] * degree[columns]).rsqrt()
+        values = normalize_weights(rows, columns, cosines.clamp(min=0), n_items)
     return SparseMatrix.from_entries(rows, columns, values, (n_items, n_items))
+
+
+def normalize_weights(rows: Tensor, columns: Tensor, weights: Tensor, n: int) -> Tensor:
+    """``w_ij / sqrt(r_i r_j)`` of the entries ``(nnz,)`` of an n x n matrix with row sums r, positive in rows i and j."""
+    degree = torch.zeros(n).index_add_(0, rows, weights)
+    return weights * (degree[rows] * degree[columns]).rsqrt()
 
 
 def knn_item_graph(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 from torch import Tensor
 
 from mmrec.cache import cached
@@ -75,8 +72,7 @@ def co_users(train: Histories, n_items: int, k: int) -> tuple[Tensor, Tensor, Te
     """
 
     def make() -> dict[str, np.ndarray]:
-        ones = np.ones(len(train.items), dtype=np.float32)
-        matrix = sparse.csr_array((ones, train.items, train.offsets), shape=(train.n_users, n_items))
+        matrix = train.matrix(n_items)
         transposed = matrix.T.tocsr()
         step = max(1, BLOCK_BYTES // (4 * max(train.n_users, 1)))
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -91,8 +87,7 @@ def co_users(train: Histories, n_items: int, k: int) -> tuple[Tensor, Tensor, Te
         rows, columns, counts = (np.concatenate(part) for part in zip(*found, strict=True))
         return {"rows": rows, "columns": columns, "counts": counts}
 
-    digest = hashlib.sha256(train.offsets.tobytes() + train.items.tobytes()).hexdigest()
-    arrays = cached("co-users-1", {"train": digest, "n_items": n_items, "k": k}, make)
+    arrays = cached("co-users-1", {"train": train.hash, "n_items": n_items, "k": k}, make)
     return (
         torch.from_numpy(arrays["rows"]),
         torch.from_numpy(arrays["columns"]),

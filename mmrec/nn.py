@@ -37,10 +37,14 @@ def embedding_tables(n_users: int, n_items: int, dim: int) -> nn.Parameter:
     return nn.Parameter(torch.cat([users, items]))
 
 
+def batch_nodes(batch: PairBatch, n_users: int) -> Tensor:
+    """``(3 b,)``: where a table of users, then items, has a batch's users, positives and negatives."""
+    return torch.cat([batch.users, batch.positives + n_users, batch.negatives + n_users])
+
+
 def gather_batch(table: Tensor, batch: PairBatch, n_users: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a batch's users, positives and negatives, each ``(b, d)``, from a table of users, then items."""
-    ids = torch.cat([batch.users, batch.positives + n_users, batch.negatives + n_users])
-    users, positives, negatives = gather(table, ids).view(3, len(batch.users), -1)
+    users, positives, negatives = gather(table, batch_nodes(batch, n_users)).chunk(3)
     return users, positives, negatives
 
 
@@ -80,6 +84,31 @@ class FeatureProjection(nn.Module):
         """Projected features ``(n_items, dim)`` of all items; zero rows for absent ones."""
         projected: Tensor = self.map(self.features) * self.present[:, None]
         return projected
+
+
+def feature_projections(
+    data: TrainingData, dim: int, *, train_features: bool = False, bias: bool = True
+) -> nn.ModuleDict:
+    """A :class:`FeatureProjection` for each modality, by name in alphabetical order."""
+    return nn.ModuleDict(
+        {
+            modality: FeatureProjection(table, dim, train_features=train_features, bias=bias)
+            for modality, table in sorted(data.features.items())
+        }
+    )
+
+
+def perturb(rows: Tensor, length: float | Tensor) -> Tensor:
+    """``x + length sign(x) ⊙ n / |n|`` of rows ``(b, d)``, n uniform in [0, 1] and drawn anew; ``length`` may be ``(b, 1)``.
+
+    Noise that keeps the signs stays in the row's own orthant.
+
+    Source: Yu et al., "Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for Recommendation",
+    SIGIR 2022.
+    """
+    noise = F.normalize(torch.rand_like(rows), dim=-1)
+    moved: Tensor = rows + length * rows.detach().sign() * noise
+    return moved
 
 
 def content_nodes(data: TrainingData, table: FeatureTable) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 Ids = NDArray[np.int64]
 
@@ -50,6 +52,16 @@ class Histories:
     def users(self) -> Ids:
         """``(n,)`` the user of each entry of :attr:`items`."""
         return np.repeat(np.arange(self.n_users, dtype=np.int64), self.counts)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the content, in hex digits: the name under which results derived from it are kept."""
+        return hashlib.sha256(self.offsets.tobytes() + self.items.tobytes()).hexdigest()
+
+    def matrix(self, n_items: int) -> sparse.csr_array:
+        """``(n_users, n_items)`` float32 with ones; an item that a history has twice counts twice."""
+        ones = np.ones(len(self.items), dtype=np.float32)
+        return sparse.csr_array((ones, self.items, self.offsets), shape=(self.n_users, n_items))
 
     def __getitem__(self, user: int) -> Ids:
         return self.items[self.offsets[user] : self.offsets[user + 1]]

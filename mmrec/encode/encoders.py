@@ -95,6 +95,15 @@ class EncoderOptions:
                 "leave them out: a picture is encoded to the model's pooled output",
             )
 
+    def refuse_transformer_settings(self, encoder: str) -> None:
+        """Raise ConfigError where a setting is given that only a transformers encoder has."""
+        if self.prompt or self.pooling != "mean":
+            raise ConfigError(
+                "prompt and pooling with a transformers encoder only",
+                f"prompt {self.prompt!r}, pooling {self.pooling!r} with {encoder}",
+                "leave them out, or choose another --encoder",
+            )
+
 
 def list_encoders() -> list[dict[str, str]]:
     """The names that need no model: short name, modality and what it is, for help texts."""

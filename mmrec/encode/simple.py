@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mmrec.encode.encoders import EncoderOptions, unit_rows
 from mmrec.encode.pictures import PREPROCESSING
-from mmrec.errors import ConfigError, FeatureError, NotFittedError
+from mmrec.errors import FeatureError, NotFittedError
 
 MAX_TERMS = 100_000
 DIM = 128  # unless --dim says otherwise
@@ -30,12 +30,7 @@ class TfidfEncoder:
     modality = "text"
 
     def __init__(self, options: EncoderOptions) -> None:
-        if options.prompt or options.pooling != "mean":
-            raise ConfigError(
-                "prompt and pooling with a transformers encoder only",
-                f"prompt {options.prompt!r}, pooling {options.pooling!r} with tfidf",
-                "leave them out, or choose another --encoder",
-            )
+        options.refuse_transformer_settings("tfidf")
         self._options = options
         self._dim = options.dim or DIM
         self._counts: Any = None

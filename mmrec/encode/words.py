@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrec.encode.encoders import EncoderOptions, unit_rows
-from mmrec.errors import ConfigError, FeatureError, NotFittedError
+from mmrec.errors import FeatureError, NotFittedError
 
 WORDS = 2000  # unless --dim says otherwise
 COMMON = 0.6  # a word in more than this share of the texts tells nothing
@@ -28,12 +28,7 @@ class WordsEncoder:
     modality = "text"
 
     def __init__(self, options: EncoderOptions) -> None:
-        if options.prompt or options.pooling != "mean":
-            raise ConfigError(
-                "prompt and pooling with a transformers encoder only",
-                f"prompt {options.prompt!r}, pooling {options.pooling!r} with words",
-                "leave them out, or choose another --encoder",
-            )
+        options.refuse_transformer_settings("words")
         self._options = options
         self._words = options.dim or WORDS
         self._counts: Any = None

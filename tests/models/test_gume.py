@@ -13,7 +13,8 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.losses import info_nce
-from mmrec.models.graph.gume import agreeing_items, perturb
+from mmrec.models.graph.gume import agreeing_items
+from mmrec.nn import perturb
 from tests.dense import assert_close, history_matrix, layer_mean, negative_log_sigmoid, neighbour_lists
 from tests.learning import all_scores, new_model
 from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data

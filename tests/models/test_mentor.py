@@ -108,11 +108,10 @@ class Twin(test_dragon.Twin):
     def noisy(self, draws: list[Tensor]) -> tuple[Tensor, Tensor]:
         totals = []
         for number, rows in enumerate(self.encoded()):
-            own = slice(number * self.config["dim"], (number + 1) * self.config["dim"])
             total, layer = rows, rows
             for draw in draws:
                 layer = self.adjacency @ layer
-                layer = layer + self.config["noise"] * layer.sign() * unit(draw[:, own])
+                layer = layer + self.config["noise"] * layer.sign() * unit(draw[:, number])
                 total = total + layer
             totals.append(total)
         return self.joined(totals)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmrec import losses
 from mmrec.models.contracts import Users
 from mmrec.models.graph import siger
-from mmrec.models.graph.siger import anchor_loss, co_occurrence_graph, mix, perturb
+from mmrec.models.graph.siger import anchor_loss, co_occurrence_graph, mix
 from tests.dense import assert_close, history_matrix
 from tests.learning import all_scores, new_model
 from tests.models.test_freedom import N_ITEMS, random_batch, small_data
@@ -86,9 +86,9 @@ def test_loss_terms(modalities: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     finals = (vectors.users(Users.of(data.train, np.arange(data.n_users))), vectors.items)
     for number, (name, ids) in enumerate((("users", batch.users), ("items", batch.positives))):
         ids = ids.unique()
-        (given, share), one = seen["perturb"][2 * number]
+        (given, lengths), one = seen["perturb"][2 * number]
         two = seen["perturb"][2 * number + 1][1]
-        assert share == 0.2
+        assert_close(lengths, 0.2 * given.norm(dim=1, keepdim=True), 1e-6)
         assert_close(given, finals[number][ids], 1e-5)
         assert not torch.equal(one, two)
         assert_close(terms.pop(f"noise_{name}"), 0.3 * losses.info_nce(one, two, 0.2))
@@ -144,24 +144,27 @@ class TestProperties:
         for one, two in graph.nonzero().tolist():
             assert any({one, two} <= items for items in users)
 
-    def test_3_the_angle_of_the_noise_does_not_depend_on_the_length(self) -> None:
+    def test_3_the_angle_of_the_noise_does_not_depend_on_the_length(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = new_model("siger", small_data("text"), noise=0.3, **SMALL)
         rows = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
-        def angles(scale: float) -> Tensor:
+        def views(scale: float) -> tuple[Tensor, Tensor]:
+            seen: list[Tensor] = []
+            monkeypatch.setattr(siger.losses, "info_nce", lambda one, two, _: seen.extend((one, two)))
             torch.manual_seed(1)
-            return torch.nn.functional.cosine_similarity(scale * rows, perturb(scale * rows, 0.3))
+            model._between_views(scale * rows)
+            return seen[0], seen[1]
+
+        def angles(scale: float) -> Tensor:
+            return torch.nn.functional.cosine_similarity(scale * rows, views(scale)[0])
 
         assert_close(angles(1.0), angles(50.0), 1e-6)
         assert (angles(1.0) < 1 - 1e-3).all()
-        lengths = (perturb(rows, 0.3) - rows).norm(dim=1)
-        assert_close(lengths, 0.3 * rows.norm(dim=1), 1e-6)
-
-    def test_3_noise_keeps_the_signs(self) -> None:
-        rows = torch.tensor([[1.0, -2.0, 0.0]])
-        moved = perturb(rows, 5.0)
-        assert moved[0, 0] > 1
-        assert moved[0, 1] < -2
-        assert moved[0, 2] == 0
+        for view in views(1.0):
+            assert_close((view - rows).norm(dim=1), 0.3 * rows.norm(dim=1), 1e-6)
+            assert torch.equal(view.sign(), rows.sign())
 
     def test_4_without_noise_both_views_are_the_vector(self) -> None:
         data = small_data("text")

@@ -16,7 +16,6 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError
 from mmrec.graph import SparseMatrix, propagate
-from mmrec.models.baseline.item_weights import interaction_matrix
 from mmrec.models.contracts import ModelConfig, Users
 
 BLOCK = 1024  # rows that are worked on at once
@@ -78,7 +77,7 @@ class EASE(nn.Module):
     def _gram(self, data: TrainingData) -> np.ndarray:
         """``X^T X + Σ_m w_m F_m F_m^T + l2 I``, float32 ``(n_items, n_items)``."""
         matrix = np.empty((data.n_items, data.n_items), dtype=np.float32)
-        likes = interaction_matrix(data.train, data.n_items)
+        likes = data.train.matrix(data.n_items)
         liked_by = likes.T.tocsr()
         features = [
             (np.float32(weight), _unit_rows(data.features[modality]))

@@ -7,7 +7,6 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from mmrec.data.histories import Histories
 from mmrec.models.contracts import Users
 from mmrec.rank import top_items
 
@@ -42,13 +41,7 @@ class ItemWeights(nn.Module):
             (self.similarities.numpy(), self.neighbours.numpy(), self.offsets.numpy()),
             shape=(self.n_items, self.n_items),
         )
-        return torch.from_numpy((interaction_matrix(users.histories, self.n_items) @ weights).toarray())
-
-
-def interaction_matrix(histories: Histories, n_items: int) -> sparse.csr_array:
-    """``(n_users, n_items)`` float32 ones at the histories' items."""
-    ones = np.ones(len(histories.items), dtype=np.float32)
-    return sparse.csr_array((ones, histories.items, histories.offsets), shape=(histories.n_users, n_items))
+        return torch.from_numpy((users.histories.matrix(self.n_items) @ weights).toarray())
 
 
 def strongest(block: np.ndarray, k: int, start: int) -> sparse.csr_array:

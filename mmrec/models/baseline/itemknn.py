@@ -10,7 +10,7 @@ from scipy import sparse
 
 from mmrec.data.dataset import TrainingData
 from mmrec.graph import modality_weights
-from mmrec.models.baseline.item_weights import ItemWeights, interaction_matrix, strongest
+from mmrec.models.baseline.item_weights import ItemWeights, strongest
 from mmrec.models.contracts import ModelConfig
 
 BLOCK = 1024  # items whose similarities are held at once
@@ -70,7 +70,7 @@ class ItemKNN(ItemWeights):
     def _matrices(self, data: TrainingData) -> list[tuple[float, np.ndarray | sparse.csr_array, np.ndarray]]:
         """Weight, item vectors and their norms of every similarity that is mixed."""
         if self.config.source == "interactions":
-            matrix = interaction_matrix(data.train, data.n_items).T.tocsr()
+            matrix = data.train.matrix(data.n_items).T.tocsr()
             return [(1.0, matrix, np.sqrt(matrix.sum(axis=1)).astype(np.float32))]
         weights = modality_weights(list(data.features), self.config.image_weight)
         tables = {m: np.array(data.features[m].vectors, dtype=np.float32) for m in data.features}

@@ -9,7 +9,7 @@ from pydantic import Field
 from scipy import sparse
 
 from mmrec.data.dataset import TrainingData
-from mmrec.models.baseline.item_weights import ItemWeights, interaction_matrix, strongest
+from mmrec.models.baseline.item_weights import ItemWeights, strongest
 from mmrec.models.contracts import ModelConfig
 
 BLOCK = 1024  # items whose weights are held at once
@@ -48,7 +48,7 @@ class RP3Beta(ItemWeights):
     def fit(self, data: TrainingData) -> None:
         """Multiply the transition matrices, a block of items at a time."""
         alpha, beta = self.config.alpha, self.config.beta
-        likes = interaction_matrix(data.train, data.n_items)
+        likes = data.train.matrix(data.n_items)
         item_degree = np.bincount(data.train.items, minlength=data.n_items)
         from_users = _scale_rows(likes, _power(data.train.counts, -alpha))
         from_items = _scale_rows(likes.T.tocsr(), _power(item_degree, -alpha))

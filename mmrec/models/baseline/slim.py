@@ -12,7 +12,7 @@ from scipy import sparse
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Ids
 from mmrec.errors import ConfigError
-from mmrec.models.baseline.item_weights import ItemWeights, interaction_matrix
+from mmrec.models.baseline.item_weights import ItemWeights
 from mmrec.models.contracts import ModelConfig
 
 BLOCK_ENTRIES = 2**22  # of the products of candidates that are held at once: 32 MiB
@@ -54,7 +54,7 @@ class SLIM(ItemWeights):
         Raises:
             ConfigError: The weights do not settle.
         """
-        likes = interaction_matrix(data.train, data.n_items).astype(np.float64)
+        likes = data.train.matrix(data.n_items).astype(np.float64)
         gram = (likes.T @ likes).tocsr()
         candidates = _candidates(gram, self.config.l1)
         solved = [np.zeros(len(items)) for items in candidates]

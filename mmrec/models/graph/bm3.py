@@ -13,7 +13,7 @@ from mmrec import graph
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, embedding_tables, gather, seen_items
+from mmrec.nn import embedding_tables, feature_projections, gather, seen_items
 
 
 class Config(ModelConfig):
@@ -57,11 +57,9 @@ class BM3(nn.Module):
         self.config = config
         self.n_users, self.n_items = data.n_users, data.n_items
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
-        self.projections = nn.ModuleDict()
-        for modality, table in sorted(data.features.items()):
-            projection = FeatureProjection(table, config.dim, train_features=config.train_features)
-            nn.init.xavier_normal_(projection.map.weight)
-            self.projections[modality] = projection
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
+        for projection in self.projections.values():
+            nn.init.xavier_normal_(projection.map.weight)  # type: ignore[union-attr,arg-type]
         self.predictor = nn.Linear(config.dim, config.dim)
         nn.init.xavier_normal_(self.predictor.weight)
         self.graph = graph.normalize_bipartite(*graph.edges(data.train), data.n_users, data.n_items)

@@ -12,7 +12,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, embedding_tables, gather, gather_batch
+from mmrec.nn import embedding_tables, feature_projections, gather, gather_batch
 
 
 class Config(ModelConfig):
@@ -57,12 +57,7 @@ class FREEDOM(nn.Module):
         self.config = config
         self.n_users = data.n_users
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
-        self.projections = nn.ModuleDict(
-            {
-                modality: FeatureProjection(table, config.dim, train_features=config.train_features)
-                for modality, table in sorted(data.features.items())
-            }
-        )
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
         weights = graph.modality_weights(list(data.features), config.image_weight)
         self.item_graph = graph.knn_item_graph(data.features, config.knn_k, weights, data.n_items)
         self.edges = graph.edges(data.train)
@@ -73,9 +68,8 @@ class FREEDOM(nn.Module):
         """Prune the user-item graph anew; its degrees are those of the kept edges."""
         if self.config.dropout == 0:
             return
-        kept = graph.prune_edges(*self.edges, self.config.dropout, generator)
-        users, items = (ids[kept] for ids in self.edges)
-        pruned = graph.normalize_bipartite(users, items, self.n_users, len(self.embeddings) - self.n_users)
+        n_items = len(self.embeddings) - self.n_users
+        pruned = graph.pruned_bipartite(self.edges, self.config.dropout, generator, self.n_users, n_items)
         self.training_graph = pruned.to(self.embeddings.device)
 
     def _item_branch(self) -> Tensor:

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,7 +17,15 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.neighbours import item_neighbours
-from mmrec.nn import FeatureProjection, content_nodes, contrast_content, embedding_tables, gather
+from mmrec.nn import (
+    batch_nodes,
+    content_nodes,
+    contrast_content,
+    embedding_tables,
+    feature_projections,
+    gather,
+    perturb,
+)
 
 
 class Config(ModelConfig):
@@ -83,12 +90,7 @@ class GUME(nn.Module):
         self.preferences = nn.ParameterDict(
             {m: nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_users, config.dim))) for m in tables}
         )
-        self.projections = nn.ModuleDict(
-            {
-                m: FeatureProjection(table, config.dim, train_features=config.train_features)
-                for m, table in tables.items()
-            }
-        )
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
         self.purifiers = nn.ModuleDict({m: nn.Linear(config.dim, config.dim) for m in tables})
         self.gates = nn.ModuleDict({m: nn.Linear(config.dim, config.dim) for m in tables})
         self.query = nn.Sequential(
@@ -98,7 +100,8 @@ class GUME(nn.Module):
             {m: graph.modality_graph(table, config.knn_k, "cosine") for m, table in tables.items()}
         )
         agreeing = agreeing_items(tables, config.knn_k)
-        self.graph, self.histories = augmented_graph(*graph.edges(data.train), *agreeing, data)
+        self.graph = augmented_graph(*graph.edges(data.train), *agreeing, data)
+        self.histories = graph.user_item_block(self.graph, data.n_users)
 
     def _views(self) -> Tensor:
         """``M_m (n_modalities, n_users + n_items, dim)``."""
@@ -130,7 +133,7 @@ class GUME(nn.Module):
         """Loss terms of a batch; Z is computed for its rows only."""
         behaviour = graph.propagate_mean(self.graph, self.embeddings, self.config.ui_layers)
         views = self._views()
-        ids = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        ids = batch_nodes(batch, self.n_users)
         own = gather(behaviour, ids)
         content = self.content[:, ids]
         side = self._fuse(own, torch.stack([gather(view, ids) for view in views]), content)
@@ -183,11 +186,6 @@ class GUME(nn.Module):
         return Vectors.from_tables(final[: self.n_users], final[self.n_users :])
 
 
-def perturb(rows: Tensor, length: float) -> Tensor:
-    """A view of rows ``(b, d)`` with noise of one length per row that keeps the signs."""
-    return rows + length * rows.sign() * F.normalize(torch.rand_like(rows), dim=1)
-
-
 def agreeing_items(features: Mapping[str, FeatureTable], k: int) -> tuple[Tensor, Tensor]:
     """Directed pairs of an item and another that is among its k nearest in every modality it has ``(n_pairs,)``."""
     tables = list(features.values())
@@ -204,13 +202,12 @@ def agreeing_items(features: Mapping[str, FeatureTable], k: int) -> tuple[Tensor
 
 def augmented_graph(
     users: Tensor, items: Tensor, rows: Tensor, columns: Tensor, data: TrainingData
-) -> tuple[graph.SparseMatrix, graph.SparseMatrix]:
-    """Â of the edges ``(n_edges,)`` and item pairs ``(n_pairs,)``, see :class:`GUME`, and its user-item block."""
+) -> graph.SparseMatrix:
+    """Â of the edges ``(n_edges,)`` and item pairs ``(n_pairs,)``, see :class:`GUME`."""
     n = data.n_users + data.n_items
     nodes = items + data.n_users
     starts = torch.cat([users, nodes, rows + data.n_users])
     ends = torch.cat([nodes, users, columns + data.n_users])
     degrees = torch.bincount(starts, minlength=n).clamp(min=1).float()  # a pair may end in a node without any
     values = (degrees[starts] * degrees[ends]).rsqrt()
-    block = graph.SparseMatrix.from_entries(users, items, values[: len(users)], (data.n_users, data.n_items))
-    return graph.SparseMatrix.from_entries(starts, ends, values, (n, n)), block
+    return graph.SparseMatrix.from_entries(starts, ends, values, (n, n))

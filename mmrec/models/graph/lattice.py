@@ -14,7 +14,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.neighbours import nearest_neighbours
-from mmrec.nn import FeatureProjection, embedding_tables, gather, gather_batch
+from mmrec.nn import embedding_tables, feature_projections, gather, gather_batch
 
 
 class Config(ModelConfig):
@@ -67,12 +67,10 @@ class LATTICE(nn.Module):
         self.config, self.n_users = config, data.n_users
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.modality_logits = nn.Parameter(torch.zeros(len(data.features)))
-        self.projections, self.frozen_graphs = nn.ModuleDict(), nn.ModuleDict()
-        for modality, table in sorted(data.features.items()):
-            self.projections[modality] = FeatureProjection(
-                table, config.dim, train_features=config.train_features
-            )
-            self.frozen_graphs[modality] = graph.modality_graph(table, config.knn_k, "cosine")
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
+        self.frozen_graphs = nn.ModuleDict(
+            {m: graph.modality_graph(data.features[m], config.knn_k, "cosine") for m in self.projections}
+        )
         edges = graph.edges(data.train)
         normalize = graph.normalize_bipartite if config.normalization == "symmetric" else random_walk
         self.graph = normalize(*edges, data.n_users, data.n_items)

@@ -16,7 +16,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import content_nodes, embedding_tables, gather
+from mmrec.nn import batch_nodes, content_nodes, embedding_tables, gather
 
 
 class Config(ModelConfig):
@@ -112,7 +112,7 @@ class LGMRec(nn.Module):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
         collaborative, local, hyper = self._tables()
-        ids = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        ids = batch_nodes(batch, self.n_users)
         final = self._combine(
             gather(collaborative, ids),
             [gather(part, ids) for part in local],

@@ -15,7 +15,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.models.graph.dragon import ModalityEncoder, modality_shares, preference_penalty
-from mmrec.nn import gather
+from mmrec.nn import gather, perturb
 
 
 class Config(ModelConfig):
@@ -100,8 +100,8 @@ class MENTOR(nn.Module):
         total, layer = rows, rows
         for _ in range(self.config.ui_layers):
             layer = graph.propagate(self.graph, layer)
-            noise = torch.rand_like(layer).reshape(-1, len(self.encoders), self.config.dim)
-            layer = layer + self.config.noise * layer.detach().sign() * F.normalize(noise, dim=2).flatten(1)
+            parts = layer.reshape(-1, len(self.encoders), self.config.dim)
+            layer = perturb(parts, self.config.noise).flatten(1)
             total = total + layer
         return self._join(total)
 

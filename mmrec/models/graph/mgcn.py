@@ -14,7 +14,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, content_nodes, embedding_tables, gather
+from mmrec.nn import FeatureProjection, batch_nodes, content_nodes, embedding_tables, gather
 
 
 class Config(ModelConfig):
@@ -69,16 +69,9 @@ class MGCN(nn.Module):
         self.query = nn.Linear(config.dim, config.dim)
         self.query_out = nn.Linear(config.dim, 1, bias=False)
         self.graph = graph.normalize_bipartite(*graph.edges(data.train), data.n_users, data.n_items)
-        self.histories = self._histories(data)
+        self.histories = graph.user_item_block(self.graph, data.n_users)  # rows do not sum to 1
         content = [content_nodes(data, table) for _, table in sorted(data.features.items())]
         self.register_buffer("present", torch.stack(content, 1), persistent=False)
-
-    def _histories(self, data: TrainingData) -> graph.SparseMatrix:
-        """R̂ ``(n_users, n_items)``: values ``1 / sqrt(d_u d_i)``, rows do not sum to 1."""
-        rows, shape = self.graph.rows, (data.n_users, data.n_items)
-        own = rows < data.n_users
-        columns = self.graph.columns[own] - data.n_users
-        return graph.SparseMatrix.from_entries(rows[own], columns, self.graph.values[own], shape)
 
     def _views(self) -> list[View]:
         return list(self.views.values())  # type: ignore[arg-type]
@@ -104,7 +97,7 @@ class MGCN(nn.Module):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch; only its own nodes are fused."""
-        nodes = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        nodes = batch_nodes(batch, self.n_users)
         behaviour = gather(graph.propagate_mean(self.graph, self.embeddings, self.config.ui_layers), nodes)
         side = self._fuse(gather(self._modality_views(), nodes), behaviour, self.present[nodes])
         users, positives, negatives = (behaviour + side).chunk(3)

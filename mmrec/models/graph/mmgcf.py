@@ -14,7 +14,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, embedding_tables, gather_batch, seen_items
+from mmrec.nn import embedding_tables, feature_projections, gather_batch, seen_items
 
 
 class Config(ModelConfig):
@@ -62,12 +62,7 @@ class MMGCF(nn.Module):
         self.n_users = data.n_users
         graph.modality_weights(list(data.features), 0)  # raises where there are no features
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
-        self.projections = nn.ModuleDict(
-            {
-                modality: FeatureProjection(table, config.dim, bias=config.weighting == "normalized")
-                for modality, table in sorted(data.features.items())
-            }
-        )
+        self.projections = feature_projections(data, config.dim, bias=config.weighting == "normalized")
         if config.weighting == "alpha":
             self.share = nn.Parameter(torch.zeros(()))
         if config.fusion == "concat":
@@ -88,9 +83,8 @@ class MMGCF(nn.Module):
         """Prune the user-item graph anew; its degrees are those of the kept edges."""
         if self.config.dropout == 0:
             return
-        kept = graph.prune_edges(*self.edges, self.config.dropout, generator)
-        users, items = (ids[kept] for ids in self.edges)
-        pruned = graph.normalize_bipartite(users, items, self.n_users, len(self.seen))
+        n_items = len(self.seen)
+        pruned = graph.pruned_bipartite(self.edges, self.config.dropout, generator, self.n_users, n_items)
         self.training_graph = pruned.to(self.embeddings.device)
 
     def _fuse(self, parts: Sequence[Tensor], joint: str) -> Tensor:

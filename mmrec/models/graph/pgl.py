@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, gather_batch, seen_items
+from mmrec.nn import feature_projections, gather_batch, seen_items
 
 BLOCK_BYTES = 64 * 2**20  # of one block of the principal part before small entries are left out
 
@@ -89,12 +88,7 @@ class PGL(nn.Module):
                 for m in sorted(data.features)
             }
         )
-        self.projections = nn.ModuleDict(
-            {
-                m: FeatureProjection(table, config.dim, train_features=config.train_features)
-                for m, table in sorted(data.features.items())
-            }
-        )
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
         self.item_graph = graph.knn_item_graph(data.features, config.knn_k, weights, data.n_items)
         self.edges = graph.edges(data.train)
         self.full_graph = graph.normalize_bipartite(*self.edges, data.n_users, data.n_items)
@@ -108,9 +102,8 @@ class PGL(nn.Module):
         """Draw the edges of the local principal part; the global one is fixed."""
         if self.config.principal == "global" or self.config.keep == 1:
             return
-        kept = graph.prune_edges(*self.edges, 1 - self.config.keep, generator)
-        users, items = (ids[kept] for ids in self.edges)
-        drawn = graph.normalize_bipartite(users, items, self.n_users, self.n_items)
+        left_out = 1 - self.config.keep
+        drawn = graph.pruned_bipartite(self.edges, left_out, generator, self.n_users, self.n_items)
         self.training_graph = drawn.to(self.full_graph.values.device)
 
     def _tables(self, user_item_graph: graph.SparseMatrix) -> Tensor:
@@ -165,9 +158,8 @@ def principal_graph(
         rows, columns, entries = (np.concatenate(part) for part in zip(*found, strict=True))
         return {"rows": rows, "columns": columns, "values": entries}
 
-    digest = hashlib.sha256(train.offsets.tobytes() + train.items.tobytes()).hexdigest()
     settings = {"rank": rank, "kept": kept, "threshold": threshold, "n_items": n_items}
-    arrays = cached("principal-graph-1", {"train": digest, **settings}, make)
+    arrays = cached("principal-graph-1", {"train": train.hash, **settings}, make)
     users, items, values = (torch.from_numpy(arrays[key]) for key in ("rows", "columns", "values"))
     items = items + train.n_users
     n = train.n_users + n_items

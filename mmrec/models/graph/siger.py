@@ -15,7 +15,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
 from mmrec.models.graph import mgcn
 from mmrec.neighbours import co_users
-from mmrec.nn import gather
+from mmrec.nn import batch_nodes, gather, perturb
 
 
 class Config(mgcn.Config):
@@ -64,7 +64,7 @@ class SIGER(mgcn.MGCN):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
-        nodes = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        nodes = batch_nodes(batch, self.n_users)
         everything = graph.propagate_mean(self.graph, self.embeddings, self.config.ui_layers)
         behaviour, views = gather(everything, nodes), gather(self._modality_views(), nodes)
         present = self.present[nodes]
@@ -90,8 +90,8 @@ class SIGER(mgcn.MGCN):
         return terms
 
     def _between_views(self, rows: Tensor) -> Tensor:
-        one, two = perturb(rows, self.own.noise), perturb(rows, self.own.noise)
-        return losses.info_nce(one, two, self.config.temperature)
+        lengths = self.own.noise * rows.norm(dim=1, keepdim=True)
+        return losses.info_nce(perturb(rows, lengths), perturb(rows, lengths), self.config.temperature)
 
 
 def co_occurrence_graph(train: Histories, n_items: int, k: int) -> graph.SparseMatrix:
@@ -102,11 +102,8 @@ def co_occurrence_graph(train: Histories, n_items: int, k: int) -> graph.SparseM
     """
     by_item = Histories.from_pairs(train.items, train.users, n_items)
     rows, columns, counts = co_users(by_item, train.n_users, k)
-    degree = torch.zeros(n_items).index_add_(0, rows, counts)
-    scale = torch.where(degree > 0, degree, 1.0).rsqrt()
-    return graph.SparseMatrix.from_entries(
-        rows, columns, counts * scale[rows] * scale[columns], (n_items, n_items)
-    )
+    values = graph.normalize_weights(rows, columns, counts, n_items)
+    return graph.SparseMatrix.from_entries(rows, columns, values, (n_items, n_items))
 
 
 def mix(semantic: graph.SparseMatrix, together: graph.SparseMatrix, share: float) -> graph.SparseMatrix:
@@ -117,13 +114,6 @@ def mix(semantic: graph.SparseMatrix, together: graph.SparseMatrix, share: float
     ]
     mixed: graph.SparseMatrix = scaled[0] if len(scaled) == 1 else graph.add(scaled)
     return mixed
-
-
-def perturb(rows: Tensor, share: float) -> Tensor:
-    """``e + share ||e|| sign(e) ⊙ n / ||n||`` of rows ``(b, d)``, n uniform in [0, 1] and drawn anew."""
-    direction = rows.sign() * F.normalize(torch.rand_like(rows), dim=1)
-    moved: Tensor = rows + share * rows.norm(dim=1, keepdim=True) * direction
-    return moved
 
 
 def anchor_loss(anchors: Tensor, views: Tensor, present: Tensor, temperature: float) -> Tensor:

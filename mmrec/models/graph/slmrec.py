@@ -13,7 +13,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, embedding_tables, gather, seen_items
+from mmrec.nn import embedding_tables, feature_projections, gather, seen_items
 
 
 class Config(ModelConfig):
@@ -72,11 +72,9 @@ class SLMRec(nn.Module):
         self.n_users = data.n_users
         graph.modality_weights(list(data.features), 0)  # raises where there are no features
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
-        self.projections = nn.ModuleDict()
-        for modality, table in sorted(data.features.items()):
-            projection = FeatureProjection(table, config.dim)
-            projection.features = F.normalize(projection.features, dim=1)
-            self.projections[modality] = projection
+        self.projections = feature_projections(data, config.dim)
+        for projection in self.projections.values():
+            projection.features = F.normalize(projection.features, dim=1)  # type: ignore[arg-type]
         width = (1 + len(self.projections)) * config.dim
         self.user_map, self.item_map = nn.Linear(width, config.dim), nn.Linear(width, config.dim)
         if config.task in ("fac", "all"):

@@ -15,10 +15,11 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.nn import (
-    FeatureProjection,
+    batch_nodes,
     content_nodes,
     contrast_content,
     embedding_tables,
+    feature_projections,
     gather,
 )
 
@@ -80,12 +81,7 @@ class SMORE(nn.Module):
         content = torch.stack([content_nodes(data, table) for table in tables.values()])
         self.register_buffer("content", content, persistent=False)
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
-        self.projections = nn.ModuleDict(
-            {
-                m: FeatureProjection(table, config.dim, train_features=config.train_features)
-                for m, table in tables.items()
-            }
-        )
+        self.projections = feature_projections(data, config.dim, train_features=config.train_features)
         neighbours = {m: config.image_knn_k if m == "image" else config.knn_k for m in tables}
         graphs = {m: graph.modality_graph(table, neighbours[m], "cosine") for m, table in tables.items()}
         present = dict(zip(tables, content[:, data.n_users :], strict=True))
@@ -93,12 +89,8 @@ class SMORE(nn.Module):
         self.views = nn.ModuleDict({view: _View(config, graphs[view], present[view]) for view in graphs})
         self.gates = nn.ModuleDict({view: nn.Linear(config.dim, config.dim) for view in graphs})
         self.preferences = nn.ModuleDict({m: _preference(config.dim) for m in tables})
-        users, items = graph.edges(data.train)
-        self.graph = graph.normalize_bipartite(users, items, data.n_users, data.n_items)
-        degrees = torch.bincount(users)[users] * torch.bincount(items)[items]
-        self.histories = graph.SparseMatrix.from_entries(
-            users, items, degrees.float().rsqrt(), (data.n_users, data.n_items)
-        )
+        self.graph = graph.normalize_bipartite(*graph.edges(data.train), data.n_users, data.n_items)
+        self.histories = graph.user_item_block(self.graph, data.n_users)
 
     def _spectra(self) -> dict[str, Tensor]:
         """Spectrum ``(n_items, bins)`` of each view before its filter, complex."""
@@ -130,7 +122,7 @@ class SMORE(nn.Module):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch; gates and preferences are computed for its rows only."""
         behaviour = graph.propagate_mean(self.graph, self.embeddings, self.config.ui_layers)
-        ids = torch.cat([batch.users, batch.positives + self.n_users, batch.negatives + self.n_users])
+        ids = batch_nodes(batch, self.n_users)
         own = gather(behaviour, ids)
         side = self._fuse(own, {view: gather(rows, ids) for view, rows in self._content_views().items()})
         users, positives, negatives = (own + side).chunk(3)
