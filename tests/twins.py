@@ -46,8 +46,8 @@ def cosine_graph(table: FeatureTable, k: int) -> Tensor:
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; zero rows stay zero."""
-    norm = rows.norm(dim=1, keepdim=True)
+    """Rows ``(…, d)`` of length 1; zero rows stay zero."""
+    norm = rows.norm(dim=-1, keepdim=True)
     return rows / torch.where(norm > 0, norm, 1.0)
 
 

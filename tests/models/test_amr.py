@@ -11,10 +11,10 @@ from torch import Tensor
 
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, negative_log_sigmoid
 from tests.learning import all_scores, new_model
+from tests.small_data import data_of
 
 N_USERS, N_ITEMS, DIM = 9, 12, 4
 WIDTHS = {"text": 3, "image": 6, "audio": 2}
@@ -23,7 +23,7 @@ WIDTHS = {"text": 3, "image": 6, "audio": 2}
 def random_data(*modalities: str, seed: int = 0) -> TrainingData:
     """Random likes and features; item 3 lacks its image, item 5 everything."""
     rng = np.random.default_rng(seed)
-    pairs = np.argwhere(rng.random((N_USERS, N_ITEMS)) < 0.4)
+    likes = rng.random((N_USERS, N_ITEMS)) < 0.4
     features = {}
     for modality, width in WIDTHS.items():
         present = np.ones(N_ITEMS, dtype=bool)
@@ -32,7 +32,7 @@ def random_data(*modalities: str, seed: int = 0) -> TrainingData:
         vectors[~present] = 0
         if modality in modalities:
             features[modality] = FeatureTable(f"{modality}-test", modality, vectors, present)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), features)
+    return data_of(likes, features)
 
 
 def random_batch(size: int = 30) -> PairBatch:

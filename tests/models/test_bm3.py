@@ -15,7 +15,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, history_matrix, layer_mean, normalized_adjacency
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 
 SMALL = {"dim": 6}
 

@@ -15,14 +15,10 @@ from mmrec.data.dataset import TrainingData
 from mmrec.errors import ConfigError
 from tests.dense import assert_close, history_matrix, item_graph, normalized_adjacency
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.twins import unit
 
 SMALL: dict[str, Any] = {"dim": 4, "hidden": 5, "knn_k": 3}
-
-
-def unit(rows: Tensor) -> Tensor:
-    norm = rows.norm(dim=-1, keepdim=True)
-    return torch.where(norm > 0, rows / norm.clamp(min=1e-30), 0.0)
 
 
 def between(one: Tensor, two: Tensor, share: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from mmrec.models.contracts import Users, scoring
 from mmrec.models.graph import dgvae
 from tests.dense import assert_close, history_matrix, item_graph
 from tests.learning import all_scores, batches, begin_epoch, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, shares, small_data
+from tests.small_data import N_ITEMS, N_USERS, shares, small_data
 
 SMALL = {"dim": 5, "knn_k": 3, "dropout": 0.0, "noise": 0.3}
 STEPS = 3000

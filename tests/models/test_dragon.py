@@ -16,14 +16,10 @@ from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import Users
 from tests.dense import assert_close, history_matrix, item_graph, negative_log_sigmoid, normalized_adjacency
 from tests.learning import all_scores, new_model, train
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.twins import assert_same_step, unit
 
 SMALL = {"dim": 6, "knn_k": 3, "user_k": 4, "reg": 0.3}
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Rows of length 1."""
-    return rows / rows.pow(2).sum(1, keepdim=True).sqrt()
 
 
 def encode(parameters: dict[str, Tensor], prefix: str, features: Tensor, present: np.ndarray) -> Tensor:
@@ -106,18 +102,6 @@ class Twin:
         return {"bpr": negative_log_sigmoid(positive, negative), "penalty": self.penalty(batch)}
 
 
-def assert_same_training_step(model: Any, twin: Any, terms: dict[str, Tensor], batch: PairBatch) -> None:
-    """Compare a model's terms and the gradients of their sum with those of a twin."""
-    expected = twin.terms(batch)
-    assert terms.keys() == expected.keys()
-    for name in expected:
-        assert_close(terms[name], expected[name])
-    torch.stack(list(terms.values())).sum().backward()
-    torch.stack(list(expected.values())).sum().backward()
-    for name, parameter in model.named_parameters():
-        assert_close(parameter.grad, twin.parameters[name].grad)
-
-
 CASES: list[tuple[tuple[str, ...], bool, dict[str, Any]]] = [
     (("text",), False, {}),
     (("image",), True, {}),
@@ -142,7 +126,8 @@ class TestDenseTwin:
     ) -> None:
         data, batch = small_data(*modalities, missing=missing), random_batch(small_data())
         model = new_model("dragon", data, **{**SMALL, **config})
-        assert_same_training_step(model, Twin(model, data, **config), model.loss(batch), batch)
+        twin = Twin(model, data, **config)
+        assert_same_step(model, twin.parameters, model.loss(batch), twin.terms(batch))
 
 
 def loner(data: TrainingData) -> TrainingData:

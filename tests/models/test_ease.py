@@ -15,6 +15,7 @@ from mmrec.errors import ConfigError
 from mmrec.models.baseline import ease
 from tests.dense import assert_close, history_matrix
 from tests.learning import all_scores, area_under_curve, new_model
+from tests.small_data import data_of
 from tests.worlds import planted_blocks
 
 N_USERS, N_ITEMS = 12, 17
@@ -26,7 +27,6 @@ def small_data(*modalities: str, missing: bool = False) -> TrainingData:
     rng = np.random.default_rng(0)
     likes = rng.random((N_USERS, N_ITEMS)) < 0.35
     likes[:, -1], likes[-1] = False, False
-    pairs = np.argwhere(likes)
     absent = {"text": [2, 5], "image": [2, 7], "audio": [2, 9]}
     features = {}
     for modality, dim, scale in (("text", 5, 1.0), ("image", 7, 40.0), ("audio", 4, 0.1)):
@@ -37,7 +37,7 @@ def small_data(*modalities: str, missing: bool = False) -> TrainingData:
             vectors[~present] = 0
         if modality in modalities:
             features[modality] = FeatureTable(f"{modality}-test", modality, vectors, present)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), features)
+    return data_of(likes, features)
 
 
 def fitted(data: TrainingData, **params: Any) -> Any:

@@ -13,7 +13,6 @@ from torch import Tensor
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
-from mmrec.encode.features import FeatureTable
 from mmrec.graph import edges, knn_item_graph, prune_edges
 from mmrec.models.contracts import Users
 from tests.dense import (
@@ -26,45 +25,10 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, new_model
+from tests.small_data import N_ITEMS, N_USERS, random_batch, shares, small_data
 from tests.worlds import planted_blocks
 
-N_USERS, N_ITEMS = 11, 14
 SMALL = {"dim": 6, "knn_k": 3, "modality_weight": 0.5, "dropout": 0.0}
-
-
-def small_data(*modalities: str, missing: bool = False, seed: int = 0) -> TrainingData:
-    """Random likes and features; the last item is never liked; with ``missing`` item 2 lacks everything."""
-    rng = np.random.default_rng(seed)
-    likes = rng.random((N_USERS, N_ITEMS)) < 0.35
-    likes[:, -1] = False
-    pairs = np.argwhere(likes)
-    train = Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS)
-    absent = {"text": [2, 5, 6], "image": [2, 7], "audio": [9]}
-    features = {}
-    for modality, dim in (("text", 5), ("image", 7), ("audio", 4)):
-        vectors = rng.normal(size=(N_ITEMS, dim)).astype(np.float32)
-        present = np.ones(N_ITEMS, dtype=bool)
-        if missing:
-            present[absent[modality]] = False
-            vectors[~present] = 0
-        if modality in modalities:
-            features[modality] = FeatureTable(f"{modality}-test", modality, vectors, present)
-    return TrainingData(N_USERS, N_ITEMS, train, features)
-
-
-def random_batch(data: TrainingData, size: int = 40, seed: int = 0) -> PairBatch:
-    """Triples with repeated users and items; the formulas do not ask that positives be real ones."""
-    rng = np.random.default_rng(seed)
-    triples = [rng.integers(0, high, size) for high in (data.n_users, data.n_items, data.n_items)]
-    return PairBatch(*(torch.from_numpy(ids) for ids in triples))
-
-
-def shares(modalities: list[str], image_weight: float) -> dict[str, float]:
-    """``a_image = image_weight``; the rest is shared evenly."""
-    if len(modalities) == 1 or "image" not in modalities:
-        return {m: 1 / len(modalities) for m in modalities}
-    rest = (1 - image_weight) / (len(modalities) - 1)
-    return {m: image_weight if m == "image" else rest for m in modalities}
 
 
 class Twin:

@@ -17,7 +17,7 @@ from mmrec.models.graph.gume import agreeing_items
 from mmrec.nn import perturb
 from tests.dense import assert_close, history_matrix, layer_mean, negative_log_sigmoid, neighbour_lists
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 from tests.twins import assert_same_step, content_of, cosine_graph, leaves, plain_info_nce, unit
 
 N = N_USERS + N_ITEMS

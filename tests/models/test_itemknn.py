@@ -18,6 +18,7 @@ from mmrec.models.baseline import itemknn
 from mmrec.rank import rank
 from tests.dense import assert_close, cosines
 from tests.learning import all_scores, new_model, scoring
+from tests.small_data import likes_of
 
 N_USERS, N_ITEMS = 10, 23
 
@@ -38,12 +39,6 @@ def random_data(seed: int = 0, *, signed: bool = False, missing: bool = False) -
         vectors = np.where(present[:, None], vectors * scale, 0).astype(np.float32)
         features[modality] = FeatureTable(f"{modality}-test", modality, vectors, present)
     return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), features)
-
-
-def likes_of(data: TrainingData) -> np.ndarray:
-    matrix = np.zeros((data.n_users, data.n_items))
-    matrix[data.train.users, data.train.items] = 1
-    return matrix
 
 
 def fitted_scores(data: TrainingData, **params: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, begin_epoch, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 
 SMALL = {"dim": 6, "knn_k": 3}
 

@@ -16,7 +16,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, history_matrix, layer_mean, negative_log_sigmoid, normalized_adjacency
 from tests.learning import all_scores, new_model, train
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 from tests.twins import assert_same_step, content_of, leaves, plain_info_nce, unit
 from tests.worlds import planted_blocks
 

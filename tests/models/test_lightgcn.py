@@ -20,6 +20,7 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, new_model
+from tests.small_data import data_of
 
 N_USERS, N_ITEMS = 16, 14  # a graph of 30 nodes
 
@@ -29,8 +30,7 @@ def random_data(seed: int = 0) -> TrainingData:
     rng = np.random.default_rng(seed)
     likes = rng.random((N_USERS, N_ITEMS)) < 0.25
     likes[np.arange(N_ITEMS), np.arange(N_ITEMS)] = True
-    pairs = np.argwhere(likes)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), {})
+    return data_of(likes)
 
 
 def random_batch(size: int = 50, seed: int = 0) -> PairBatch:

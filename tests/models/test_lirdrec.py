@@ -27,7 +27,7 @@ from tests.dense import (
 )
 from tests.learning import all_scores, begin_epoch, new_model, step
 from tests.models.test_cm3 import unit
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, shares, small_data
 from tests.small_shop import config_of, make_small_shop
 
 SMALL: dict[str, Any] = {"dim": 4, "hidden": 5, "attention_hidden": 3, "knn_k": 3, "reg": 0.1}

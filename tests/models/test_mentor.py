@@ -17,8 +17,9 @@ from mmrec.data.dataset import TrainingData
 from tests.dense import assert_close, negative_log_sigmoid
 from tests.learning import all_scores, new_model, train
 from tests.models import test_dragon
-from tests.models.test_dragon import assert_same_training_step, encode, layer_sum, unit
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.models.test_dragon import encode, layer_sum
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
+from tests.twins import assert_same_step, unit
 
 SMALL = {
     "dim": 6,
@@ -147,7 +148,8 @@ class TestDenseTwin:
         data, batch = small_data(*modalities, missing=missing), random_batch(small_data())
         model = new_model("mentor", data, **{**SMALL, **config})
         terms = model.loss(batch)
-        assert_same_training_step(model, Twin(model, data, draws, **config), terms, batch)
+        twin = Twin(model, data, draws, **config)
+        assert_same_step(model, twin.parameters, terms, twin.terms(batch))
 
 
 def gradients(model: Any, batch: PairBatch, term: str) -> set[str]:

@@ -22,7 +22,7 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 
 SMALL = {"dim": 6, "knn_k": 3}
 WEIGHTS = {"contrast_weight": 0.5, "reg": 0.3}  # large enough to be seen in the gradients

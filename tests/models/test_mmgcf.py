@@ -23,8 +23,8 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, new_model
-from tests.models.test_dragon import assert_same_training_step, unit
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
+from tests.twins import assert_same_step, unit
 
 SMALL = {"dim": 6, "reg": 0.3, "dropout": 0.0}
 COMBINATIONS = list(product(("mean", "sum", "concat"), ("equal", "alpha", "normalized")))
@@ -96,7 +96,8 @@ class TestDenseTwin:
     ) -> None:
         data, batch = small_data(*modalities, missing=missing), random_batch(small_data())
         model = new_model("mmgcf", data, **SMALL, fusion=fusion, weighting=weighting)
-        assert_same_training_step(model, Twin(model, data, fusion, weighting), model.loss(batch), batch)
+        twin = Twin(model, data, fusion, weighting)
+        assert_same_step(model, twin.parameters, model.loss(batch), twin.terms(batch))
 
 
 @pytest.mark.parametrize("layers", [0, 3])
@@ -110,7 +111,7 @@ def test_training_sees_the_pruned_graph_and_evaluation_the_full_one(layers: int)
     kept = prune_edges(users, items, 0.6, torch.Generator().manual_seed(3))
     assert 0 < len(kept) < len(users)
     twin.adjacency = normalized_adjacency(interaction_matrix(users[kept], items[kept], N_USERS, N_ITEMS))
-    assert_same_training_step(model, twin, model.loss(batch), batch)
+    assert_same_step(model, twin.parameters, model.loss(batch), twin.terms(batch))
 
 
 class TestProperties:

@@ -10,11 +10,11 @@ import torch
 
 from mmrec.data.batches import UserBatch
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.models.baseline import multvae
 from mmrec.models.baseline.multvae import reconstruction
 from tests.dense import assert_close, history_matrix
 from tests.learning import all_scores, new_model, train
+from tests.small_data import data_of
 from tests.worlds import planted_blocks
 
 N_USERS, N_ITEMS = 9, 14
@@ -26,8 +26,7 @@ def random_data(seed: int = 0) -> TrainingData:
     rng = np.random.default_rng(seed)
     likes = rng.random((N_USERS, N_ITEMS)) < 0.35
     likes[:, 0], likes[-1] = True, False
-    pairs = np.argwhere(likes)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), {})
+    return data_of(likes)
 
 
 def batch_of(data: TrainingData, users: list[int]) -> UserBatch:

@@ -25,7 +25,7 @@ from tests.dense import (
     normalized_adjacency,
 )
 from tests.learning import all_scores, begin_epoch, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, shares, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, shares, small_data
 from tests.twins import assert_same_step, leaves, plain_info_nce, unit
 
 SMALL = {"dim": 6, "knn_k": 3, "contrast_weight": 0.4, "dropout": 0.0}

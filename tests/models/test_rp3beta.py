@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.models.baseline import rp3beta
 from tests.dense import assert_close
 from tests.learning import all_scores, new_model
+from tests.small_data import data_of, likes_of
 
 N_USERS, N_ITEMS = 10, 19
 
@@ -22,14 +22,7 @@ def random_data(seed: int = 0) -> TrainingData:
     rng = np.random.default_rng(seed)
     likes = rng.random((N_USERS, N_ITEMS)) < 0.3
     likes[-1], likes[:, 5] = False, False
-    pairs = np.argwhere(likes)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), {})
-
-
-def likes_of(data: TrainingData) -> np.ndarray:
-    matrix = np.zeros((data.n_users, data.n_items))
-    matrix[data.train.users, data.train.items] = 1
-    return matrix
+    return data_of(likes)
 
 
 def transitions(edges: np.ndarray, alpha: float) -> np.ndarray:

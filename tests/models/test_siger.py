@@ -15,7 +15,7 @@ from mmrec.models.graph import siger
 from mmrec.models.graph.siger import anchor_loss, co_occurrence_graph, mix
 from tests.dense import assert_close, history_matrix
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, random_batch, small_data
+from tests.small_data import N_ITEMS, random_batch, small_data
 
 SMALL = {"dim": 6, "knn_k": 3, "co_k": 4}
 

@@ -10,11 +10,11 @@ import torch
 from sklearn.linear_model import ElasticNet
 
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.errors import ConfigError
 from mmrec.models.baseline import slim
 from tests.dense import assert_close, history_matrix
 from tests.learning import all_scores, new_model
+from tests.small_data import data_of
 
 N_USERS, N_ITEMS = 40, 15
 PENALTIES = [(0.0, 3.0), (0.5, 1.0), (2.0, 0.1), (1.0, 20.0)]
@@ -26,8 +26,7 @@ def random_data(seed: int = 0) -> TrainingData:
     tastes = rng.random((3, N_ITEMS)) ** 2
     likes = rng.random((N_USERS, N_ITEMS)) < tastes[rng.integers(0, 3, N_USERS)]
     likes[-1], likes[:, 4] = False, False
-    pairs = np.argwhere(likes)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), {})
+    return data_of(likes)
 
 
 def fitted(data: TrainingData, **params: Any) -> Any:

@@ -16,8 +16,8 @@ from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, history_matrix, layer_mean, normalized_adjacency
 from tests.learning import all_scores, new_model, train
 from tests.models.test_dragon import assert_same_training_step, unit
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
 from tests.models.test_mentor import contrast
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 
 SMALL = {"dim": 6, "layers": 2, "temperature": 0.4, "task_temperature": 0.3, "task_weight": 0.7}
 TASKS = ["fac", "fd", "fm", "all"]

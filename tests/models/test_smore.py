@@ -15,7 +15,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.models.graph.smore import FUSED
 from tests.dense import assert_close, history_matrix, layer_mean, negative_log_sigmoid, normalized_adjacency
 from tests.learning import all_scores, new_model
-from tests.models.test_freedom import N_ITEMS, N_USERS, random_batch, small_data
+from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
 from tests.twins import assert_same_step, content_of, cosine_graph, leaves, plain_info_nce
 
 SMALL = {"dim": 6, "knn_k": 3, "image_knn_k": 4, "reg": 0.1, "contrast_weight": 0.3, "dropout": 0.0}

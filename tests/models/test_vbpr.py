@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
-from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, negative_log_sigmoid
 from tests.learning import all_scores, area_under_curve, new_model, train
+from tests.small_data import data_of
 from tests.worlds import planted_blocks
 
 N_USERS, N_ITEMS, DIM = 9, 12, 4
@@ -23,7 +23,6 @@ def random_data(*modalities: str, scale: float = 1.0, seed: int = 0) -> Training
     rng = np.random.default_rng(seed)
     likes = rng.random((N_USERS, N_ITEMS)) < 0.4
     likes[0], likes[:, -1] = True, False
-    pairs = np.argwhere(likes)
     features = {}
     for modality, width, size in (("text", 3, 1.0), ("image", 6, 30.0)):
         present = np.ones(N_ITEMS, dtype=bool)
@@ -32,7 +31,7 @@ def random_data(*modalities: str, scale: float = 1.0, seed: int = 0) -> Training
         vectors[~present] = 0
         if modality in modalities:
             features[modality] = FeatureTable(f"{modality}-test", modality, vectors, present)
-    return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(pairs[:, 0], pairs[:, 1], N_USERS), features)
+    return data_of(likes, features)
 
 
 def random_batch(size: int = 30) -> PairBatch:
