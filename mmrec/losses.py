@@ -31,6 +31,50 @@ def squared_penalty(*rows: Tensor) -> Tensor:
     return sum((row.pow(2).sum() for row in rows), rows[0].new_zeros(())) / (2 * len(rows[0]))
 
 
+class _LogSumExp(torch.autograd.Function):
+    """``log sum_j exp(a_i·c_j)`` ``(b,)`` with one matrix ``(b, n)`` and one product for each gradient.
+
+    Several times faster than cross-entropy of logits, which passes over such a matrix about ten times.
+    """
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx,
+        anchors: Tensor,
+        candidates: Tensor,
+        excluded: Tensor | None,
+    ) -> Tensor:
+        weights = anchors @ candidates.T
+        if excluded is not None:
+            weights[:, : excluded.shape[1]].masked_fill_(excluded, -torch.inf)
+        largest = weights.amax(1, keepdim=True)
+        total = weights.sub_(largest).exp_().sum(1)
+        context.save_for_backward(anchors, candidates, weights, total)
+        return total.log().add_(largest.squeeze(1))
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        anchors, candidates, weights, total = context.saved_tensors  # type: ignore[attr-defined]
+        scale = (gradients[0] / total)[:, None]
+        return scale * (weights @ candidates), weights.T @ (scale * anchors), None
+
+
+def log_sum_exp(anchors: Tensor, candidates: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """``log sum_j exp(a_i·c_j)`` ``(b,)`` of rows ``(b, d)`` and ``(n, d)``, without overflow.
+
+    Args:
+        anchors: ``(b, d)``.
+        candidates: ``(n, d)``.
+        excluded: ``(b, m)`` or ``(1, m)``, ``m <= n``: True leaves candidate j out; no row may lack all.
+    """
+    exact = torch.promote_types(torch.promote_types(anchors.dtype, candidates.dtype), torch.float32)
+    with torch.autocast(anchors.device.type, enabled=False):
+        result: Tensor = _LogSumExp.apply(anchors.to(exact), candidates.to(exact), excluded)  # type: ignore[no-untyped-call]
+    return result
+
+
 def info_nce(
     anchors: Tensor,
     targets: Tensor,
@@ -54,14 +98,12 @@ def info_nce(
     """
     anchors, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
     anchors = anchors / temperature  # not the logits, of which there are many more
-    logits = anchors @ targets.T
+    same = None
     if ids is not None:
         same = ids[:, None] == ids[None, :]
         same.fill_diagonal_(False)
-        logits = logits.masked_fill(same, -torch.inf)
-    if negatives is not None:
-        logits = torch.cat([logits, anchors @ F.normalize(negatives, dim=1).T], 1)
-    return F.cross_entropy(logits, torch.arange(len(anchors), device=anchors.device))
+    candidates = targets if negatives is None else torch.cat([targets, F.normalize(negatives, dim=1)])
+    return (log_sum_exp(anchors, candidates, same) - (anchors * targets).sum(1)).mean()
 
 
 def alignment(users: Tensor, items: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from mmrec.losses import (
     bpr,
     direct_au,
     info_nce,
+    log_sum_exp,
     norm_penalty,
     sampled_softmax,
     squared_penalty,
@@ -123,6 +124,33 @@ def rows(n: int, dim: int = 6, seed: int = 0) -> torch.Tensor:
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+class TestLogSumExp:
+    def test_equals_its_formula_with_its_gradients(self) -> None:
+        excluded = torch.zeros(6, 4, dtype=torch.bool)
+        excluded[0, 1] = excluded[3, :3] = excluded[5] = True  # of nine candidates
+        for mask in (None, excluded, excluded[3:4]):
+            anchors, candidates = rows(6).requires_grad_(), rows(9, seed=1).requires_grad_()
+            logits = anchors @ candidates.T
+            if mask is not None:
+                logits = torch.cat([logits[:, :4].masked_fill(mask, -torch.inf), logits[:, 4:]], 1)
+            weights = torch.linspace(-1, 2, 6, dtype=torch.float64)
+            expected = torch.autograd.grad(logits.logsumexp(1) @ weights, (anchors, candidates))
+            found = log_sum_exp(anchors, candidates, mask)
+            assert_close(found, logits.logsumexp(1), 1e-12)
+            gradients = torch.autograd.grad(found @ weights, (anchors, candidates))
+            assert_close(gradients[0], expected[0], 1e-12)
+            assert_close(gradients[1], expected[1], 1e-12)
+
+    def test_large_products_do_not_overflow(self) -> None:
+        assert log_sum_exp(torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0]])).item() == 1e4
+
+    def test_under_autocast_it_computes_in_float32(self) -> None:
+        anchors, candidates = rows(6).float(), rows(9, seed=1).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = log_sum_exp(anchors, candidates)
+        assert torch.equal(found, log_sum_exp(anchors, candidates))
 
 
 class TestInfoNce:

@@ -176,9 +176,11 @@ class CM3(nn.Module):
     def _similarity(self, fused: Tensor, items: Tensor) -> Tensor:
         """Clamped cosines ``(b, b)`` of fused vectors; 1, plain uniformity, where an item has no modality."""
         fused = gather(fused.detach() if self.config.detach_similarity else fused, items)
-        cosines = (fused @ fused.T).clamp(self.config.min_similarity, self.config.max_similarity)
-        known = self.content[items]
-        return torch.where(known[:, None] & known[None, :], cosines, 1.0)
+        cosines = (fused @ fused.T).clamp_(self.config.min_similarity, self.config.max_similarity)
+        unknown = (~self.content[items]).nonzero().squeeze(1)
+        if len(unknown):  # seldom any, and each pass over (b, b) shows in a step's time
+            cosines = cosines.index_fill(0, unknown, 1.0).index_fill(1, unknown, 1.0)
+        return cosines
 
     def vectors(self) -> Vectors:
         """Tables ``(n, blocks * dim)`` with every item's fused vector at the midpoint."""

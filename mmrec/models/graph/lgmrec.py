@@ -181,9 +181,8 @@ def contrast_all(
 ) -> Tensor:
     """Sum over ``ids (b,)`` of InfoNCE of rows of the tables ``(n, d)`` against all rows with content."""
     ids = ids[content[ids]]
-    own = F.normalize(gather(anchors, ids), dim=1)
-    logits = own @ F.normalize(targets, dim=1).T / temperature
-    return F.cross_entropy(logits.masked_fill(~content, -torch.inf), ids, reduction="sum")
+    own, targets = F.normalize(gather(anchors, ids), dim=1) / temperature, F.normalize(targets, dim=1)
+    return (losses.log_sum_exp(own, targets, ~content[None]) - (own * gather(targets, ids)).sum(1)).sum()
 
 
 def contrast_batch(
