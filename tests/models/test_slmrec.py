@@ -15,9 +15,9 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from tests.dense import assert_close, history_matrix, layer_mean, normalized_adjacency
 from tests.learning import all_scores, new_model, train
-from tests.models.test_dragon import assert_same_training_step, unit
 from tests.models.test_mentor import contrast
 from tests.small_data import N_ITEMS, N_USERS, random_batch, small_data
+from tests.twins import assert_same_step, unit
 
 SMALL = {"dim": 6, "layers": 2, "temperature": 0.4, "task_temperature": 0.3, "task_weight": 0.7}
 TASKS = ["fac", "fd", "fm", "all"]
@@ -133,7 +133,8 @@ class TestDenseTwin:
         data, batch = small_data(*modalities, missing=missing), random_batch(small_data())
         model = new_model("slmrec", data, **SMALL, task=task)
         terms = model.loss(batch)
-        assert_same_training_step(model, Twin(model, data, task, draws), terms, batch)
+        twin = Twin(model, data, task, draws)
+        assert_same_step(model, twin.parameters, terms, twin.terms(batch))
 
 
 def test_without_dropout_the_two_views_are_the_same() -> None:
