@@ -343,7 +343,8 @@ def _common_protocol(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _protocol(result: Result) -> dict[str, Any]:
-    return _flatten({key: value for key, value in result.protocol.items() if key not in _NOT_PROTOCOL})
+    known = {"history": "train", **result.protocol}  # results of before the option had no other
+    return _flatten({key: value for key, value in known.items() if key not in _NOT_PROTOCOL})
 
 
 def _check_users(results: Sequence[Result]) -> None:

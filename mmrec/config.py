@@ -55,6 +55,9 @@ class EvaluateConfig(_Frozen):
     mask: Literal["train", "train+valid"] = Field(
         "train", description="which of a user's items may not be recommended at test"
     )
+    history: Literal["train", "train+valid"] = Field(
+        "train", description="which of a user's items a model of histories reads at test"
+    )
 
     @field_validator("ks")
     @classmethod

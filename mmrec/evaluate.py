@@ -136,7 +136,7 @@ def evaluate(
         DataError: Dataset, split or features are not those of the run.
         NotFittedError: The run has no usable checkpoint, or is to be tested before it is finished.
     """
-    from mmrec.models.contracts import scoring
+    from mmrec.models.contracts import reads_sequences, scoring
 
     if split not in ("valid", "test"):
         raise ConfigError("split valid or test", repr(split), "training items are not evaluated")
@@ -152,8 +152,10 @@ def evaluate(
     parts = run.split(dataset)
     model = run.model(run.training_data(dataset, parts))
     held = parts.valid if split == "valid" else parts.test
+    known = parts.train.union(parts.valid) if settings.history == "train+valid" else parts.train
+    histories = dataset.in_time(known) if reads_sequences(model) else known
     result = rank_and_measure(
-        scoring(model, parts.train),
+        scoring(model, histories),
         parts.train,
         held,
         dataset.n_items,
@@ -177,14 +179,15 @@ def evaluate(
 
 
 def _settings(run: Run, split: str, mask: str | None) -> EvaluateConfig:
-    """The run's settings with another mask; at validation only training items are hidden."""
+    """The run's settings with another mask; at validation only training items are hidden and known."""
     own = run.config.evaluate
-    settings = validate(EvaluateConfig, {"ks": own.ks, "mask": mask or own.mask}, "the options of evaluate")
+    chosen = own.model_dump() | ({"mask": mask} if mask else {})
+    settings = validate(EvaluateConfig, chosen, "the options of evaluate")
     if split == "test":
         return settings
     if mask == "train+valid":
         raise ConfigError("--mask train at validation", repr(mask), "hide the validation items at test only")
-    return settings.model_copy(update={"mask": "train"})
+    return settings.model_copy(update={"mask": "train", "history": "train"})
 
 
 def _save(run: Run, split: str, document: dict[str, Any], result: Evaluation, dataset: Dataset) -> None:
@@ -219,6 +222,7 @@ def protocol(dataset: Dataset, parts: Split, settings: EvaluateConfig) -> dict[s
         "split_protocol": parts.manifest["protocol"],
         "split_hash": parts.hash,
         "mask": settings.mask,
+        "history": settings.history,
         "ks": list(settings.ks),
         "candidates": "all items",
         "ties": "ascending item id",

@@ -31,11 +31,11 @@ def squared_penalty(*rows: Tensor) -> Tensor:
     return sum((row.pow(2).sum() for row in rows), rows[0].new_zeros(())) / (2 * len(rows[0]))
 
 
-class _LogSumExp(torch.autograd.Function):
-    """``log sum_j exp(a_i·c_j)`` ``(b,)`` with one matrix ``(b, n)`` and one product for each gradient.
+BLOCK_BYTES = 64 * 2**20  # of one block of a matrix of logits
 
-    Several times faster than cross-entropy of logits, which passes over such a matrix about ten times.
-    """
+
+class _LogPartition(torch.autograd.Function):
+    """``Σ_i log Σ_j exp(a_i·c_j)``: gradients are made with the value, so no matrix ``(b, n)`` is kept or read again."""
 
     @staticmethod
     def forward(
@@ -44,25 +44,43 @@ class _LogSumExp(torch.autograd.Function):
         candidates: Tensor,
         excluded: Tensor | None,
     ) -> Tensor:
-        weights = anchors @ candidates.T
-        if excluded is not None:
-            weights[:, : excluded.shape[1]].masked_fill_(excluded, -torch.inf)
-        largest = weights.amax(1, keepdim=True)
-        total = weights.sub_(largest).exp_().sum(1)
-        context.save_for_backward(anchors, candidates, weights, total)
-        return total.log().add_(largest.squeeze(1))
+        wanted = context.needs_input_grad[:2]  # type: ignore[attr-defined]
+        of_anchors = torch.empty_like(anchors) if wanted[0] else None
+        of_candidates = torch.zeros_like(candidates) if wanted[1] else None
+        total = anchors.new_zeros(())
+        step = max(1, BLOCK_BYTES // (anchors.element_size() * max(len(candidates), 1)))
+        for start in range(0, len(anchors), step):
+            rows = slice(start, start + step)
+            weights = anchors[rows] @ candidates.T
+            if excluded is not None:
+                hidden = excluded if len(excluded) == 1 else excluded[rows]
+                weights[:, : excluded.shape[1]].masked_fill_(hidden, -torch.inf)
+            largest = weights.amax(1, keepdim=True)
+            sums = weights.sub_(largest).exp_().sum(1, keepdim=True)
+            total += (sums.log() + largest).sum()
+            if of_anchors is not None:
+                torch.div(weights @ candidates, sums, out=of_anchors[rows])
+            if of_candidates is not None:
+                of_candidates.addmm_(weights.T, anchors[rows] / sums)
+        context.save_for_backward(of_anchors, of_candidates)  # type: ignore[arg-type]
+        return total
 
     @staticmethod
     def backward(
         context: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, Tensor, None]:
-        anchors, candidates, weights, total = context.saved_tensors  # type: ignore[attr-defined]
-        scale = (gradients[0] / total)[:, None]
-        return scale * (weights @ candidates), weights.T @ (scale * anchors), None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        of_anchors, of_candidates = context.saved_tensors  # type: ignore[attr-defined]
+        return (
+            None if of_anchors is None else gradients[0] * of_anchors,
+            None if of_candidates is None else gradients[0] * of_candidates,
+            None,
+        )
 
 
-def log_sum_exp(anchors: Tensor, candidates: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """``log sum_j exp(a_i·c_j)`` ``(b,)`` of rows ``(b, d)`` and ``(n, d)``, without overflow.
+def log_partition(anchors: Tensor, candidates: Tensor, excluded: Tensor | None = None) -> Tensor:
+    """``Σ_i log Σ_j exp(a_i·c_j)`` over rows ``(b, d)`` and ``(n, d)``, without overflow, in blocks of rows.
+
+    Several times faster than cross-entropy of logits, which passes about ten times over a matrix ``(b, n)``.
 
     Args:
         anchors: ``(b, d)``.
@@ -71,8 +89,20 @@ def log_sum_exp(anchors: Tensor, candidates: Tensor, excluded: Tensor | None = N
     """
     exact = torch.promote_types(torch.promote_types(anchors.dtype, candidates.dtype), torch.float32)
     with torch.autocast(anchors.device.type, enabled=False):
-        result: Tensor = _LogSumExp.apply(anchors.to(exact), candidates.to(exact), excluded)  # type: ignore[no-untyped-call]
-    return result
+        total: Tensor = _LogPartition.apply(anchors.to(exact), candidates.to(exact), excluded)  # type: ignore[no-untyped-call]
+    return total
+
+
+def softmax_cross_entropy(queries: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    """``mean_i [-q_i·t_{y_i} + log Σ_j exp(q_i·t_j)]`` over the whole table, in blocks.
+
+    Args:
+        queries: ``(b, d)``.
+        table: ``(n, d)``.
+        targets: ``(b,)`` rows of the table.
+    """
+    own = F.embedding(targets, table)  # not by indexing: see mmrec.nn.gather
+    return (log_partition(queries, table) - (queries * own).sum()) / len(queries)
 
 
 def info_nce(
@@ -103,7 +133,7 @@ def info_nce(
         same = ids[:, None] == ids[None, :]
         same.fill_diagonal_(False)
     candidates = targets if negatives is None else torch.cat([targets, F.normalize(negatives, dim=1)])
-    return (log_sum_exp(anchors, candidates, same) - (anchors * targets).sum(1)).mean()
+    return (log_partition(anchors, candidates, same) - (anchors * targets).sum()) / len(anchors)
 
 
 def alignment(users: Tensor, items: Tensor) -> Tensor:
@@ -199,6 +229,31 @@ def sampled_softmax(
         negative = negative - log_q_negative
     logits = torch.cat([positive[:, None], negative], 1)
     return (logits.logsumexp(1) - positive).mean()
+
+
+def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """``mean [softplus(-s_pos) + softplus(s_neg)]`` over scores ``(b,)``: each positive beside one negative.
+
+    Source: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018.
+    """
+    return (F.softplus(-positive) + F.softplus(negative)).mean()
+
+
+def bpr_max(positive: Tensor, negative: Tensor, reg: float) -> Tensor:
+    """``mean_i [-log Σ_j p_ij σ(s_i - s_ij) + reg Σ_j p_ij s_ij²]`` with ``p_i = softmax_j(s_ij)``.
+
+    Args:
+        positive: Scores ``(b,)``.
+        negative: Scores ``(b, n)``; -inf leaves a negative out.
+        reg: Weight of the score regularisation.
+
+    Source: Hidasi and Karatzoglou, "Recurrent Neural Networks with Top-k Gains", CIKM 2018.
+    """
+    log_shares = negative.log_softmax(1)
+    gain = (log_shares + F.logsigmoid(positive[:, None] - negative)).logsumexp(1)
+    there = negative > -torch.inf
+    squares = torch.where(there, log_shares.exp() * negative.masked_fill(~there, 0).pow(2), 0)
+    return (reg * squares.sum(1) - gain).mean()
 
 
 PENALTIES = {"norm": norm_penalty, "squared": squared_penalty}

@@ -12,7 +12,7 @@ from mmrec.callable_module import make_callable
 from mmrec.data.dataset import Dataset
 from mmrec.data.histories import Ids
 from mmrec.errors import ConfigError, DataError
-from mmrec.models.contracts import scoring
+from mmrec.models.contracts import scoring, training_histories
 from mmrec.rank import rank
 from mmrec.runs import Run
 
@@ -62,8 +62,10 @@ def recommend(
             f"{', '.join(map(repr, strangers[:3]))} without any",
             "ask for other users, or train on a split that holds theirs",
         )
+    training = run.training_data(dataset, split)
+    model = run.model(training)
     ranking = rank(
-        scoring(run.model(run.training_data(dataset, split)), split.train),
+        scoring(model, training_histories(model, training)),
         ids,
         dataset.n_items,
         k,

@@ -27,7 +27,7 @@ from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
 from mmrec.files import remove_leftovers, sha256_file
 from mmrec.memory import keep_freed_memory, peak_memory
 from mmrec.metrics import USER_METRICS, parse_metric
-from mmrec.models.contracts import scoring
+from mmrec.models.contracts import scoring, training_histories
 from mmrec.progress import Progress, note
 from mmrec.registry import model_class
 from mmrec.runs import (
@@ -336,7 +336,7 @@ class _Training:
         if (self.state.epoch + 1) % self.settings.eval_every and not last:
             return None
         _, k = parse_metric(self.settings.monitor, USER_METRICS)
-        score = scoring(self.model, self.split.train)
+        score = scoring(self.model, training_histories(self.model, self.data))
         result = rank_and_measure(score, self.split.train, self.split.valid, self.data.n_items, [k])
         return result.metrics[self.settings.monitor]
 

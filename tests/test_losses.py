@@ -7,15 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrec import losses
 from mmrec.losses import (
     PENALTIES,
     alignment,
+    binary_cross_entropy,
     bpr,
+    bpr_max,
     direct_au,
     info_nce,
-    log_sum_exp,
+    log_partition,
     norm_penalty,
     sampled_softmax,
+    softmax_cross_entropy,
     squared_penalty,
     uniformity,
 )
@@ -126,8 +130,10 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True)
 
 
-class TestLogSumExp:
-    def test_equals_its_formula_with_its_gradients(self) -> None:
+class TestLogPartition:
+    @pytest.mark.parametrize("block", [2**26, 150])  # of bytes: one block, blocks of two rows
+    def test_equals_its_formula_with_its_gradients(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(losses, "BLOCK_BYTES", block)
         excluded = torch.zeros(6, 4, dtype=torch.bool)
         excluded[0, 1] = excluded[3, :3] = excluded[5] = True  # of nine candidates
         for mask in (None, excluded, excluded[3:4]):
@@ -135,22 +141,61 @@ class TestLogSumExp:
             logits = anchors @ candidates.T
             if mask is not None:
                 logits = torch.cat([logits[:, :4].masked_fill(mask, -torch.inf), logits[:, 4:]], 1)
-            weights = torch.linspace(-1, 2, 6, dtype=torch.float64)
-            expected = torch.autograd.grad(logits.logsumexp(1) @ weights, (anchors, candidates))
-            found = log_sum_exp(anchors, candidates, mask)
-            assert_close(found, logits.logsumexp(1), 1e-12)
-            gradients = torch.autograd.grad(found @ weights, (anchors, candidates))
-            assert_close(gradients[0], expected[0], 1e-12)
-            assert_close(gradients[1], expected[1], 1e-12)
+            found, expected = log_partition(anchors, candidates, mask), logits.logsumexp(1).sum()
+            assert_close(found, expected, 1e-12)
+            for one, two in zip(
+                torch.autograd.grad(3 * found, (anchors, candidates)),
+                torch.autograd.grad(3 * expected, (anchors, candidates)),
+                strict=True,
+            ):
+                assert_close(one, two, 1e-12)
 
     def test_large_products_do_not_overflow(self) -> None:
-        assert log_sum_exp(torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0]])).item() == 1e4
+        assert log_partition(torch.tensor([[1e4]]), torch.tensor([[1.0], [-1.0]])).item() == 1e4
 
     def test_under_autocast_it_computes_in_float32(self) -> None:
         anchors, candidates = rows(6).float(), rows(9, seed=1).float()
         with torch.autocast("cpu", torch.bfloat16):
-            found = log_sum_exp(anchors, candidates)
-        assert torch.equal(found, log_sum_exp(anchors, candidates))
+            found = log_partition(anchors, candidates)
+        assert torch.equal(found, log_partition(anchors, candidates))
+
+
+def test_softmax_cross_entropy_is_that_of_the_logits() -> None:
+    queries, table, targets = rows(6).requires_grad_(), rows(9, seed=1).requires_grad_(), torch.arange(6) // 2
+    found = softmax_cross_entropy(queries, table, targets)
+    expected = torch.nn.functional.cross_entropy(queries @ table.T, targets)
+    assert_close(found, expected, 1e-12)
+    for one, two in zip(
+        torch.autograd.grad(found, (queries, table)),
+        torch.autograd.grad(expected, (queries, table)),
+        strict=True,
+    ):
+        assert_close(one, two, 1e-12)
+    equal = softmax_cross_entropy(queries, torch.ones_like(table), targets)
+    assert equal.item() == pytest.approx(math.log(9))
+
+
+def test_binary_cross_entropy() -> None:
+    zeros = torch.zeros(5)
+    assert binary_cross_entropy(zeros, zeros).item() == pytest.approx(2 * math.log(2))
+    positive, negative = rows(4)[0], rows(4)[1]
+    expected = -(positive.sigmoid().log() + (1 - negative.sigmoid()).log()).mean()
+    assert_close(binary_cross_entropy(positive, negative), expected, 1e-12)
+
+
+def test_bpr_max() -> None:
+    positive, negative = rows(4)[:, 0], rows(4, seed=1)
+    expected = []
+    for own, others in zip(positive, negative, strict=True):
+        shares = others.exp() / others.exp().sum()
+        expected.append(-(shares * (own - others).sigmoid()).sum().log() + 0.3 * (shares * others**2).sum())
+    assert_close(bpr_max(positive, negative, 0.3), torch.stack(expected).mean(), 1e-12)
+    left_out = torch.cat([negative, torch.full((4, 2), -torch.inf)], 1).requires_grad_()
+    loss = bpr_max(positive, left_out, 0.3)
+    assert_close(loss, torch.stack(expected).mean(), 1e-12)
+    loss.backward()
+    assert left_out.grad is not None
+    assert torch.isfinite(left_out.grad).all()
 
 
 class TestInfoNce:

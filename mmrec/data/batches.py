@@ -225,15 +225,14 @@ def _windows(items: Ids, begins: Ids, ends: Ids, max_length: int) -> tuple[Tenso
     return torch.from_numpy(padded), torch.from_numpy(lengths)
 
 
-def last_items(sequences: Histories, users: Ids, max_length: int) -> tuple[Tensor, Tensor]:
-    """The last items ``(b, max_length)`` of each user, oldest first, then -1; and how many ``(b,)`` there are.
+def last_items(sequences: Histories, max_length: int) -> tuple[Tensor, Tensor]:
+    """The last items ``(n_users, max_length)`` of each user, oldest first, then -1; and how many ``(n_users,)``.
 
     Args:
-        sequences: Items of each user in the order of time (:attr:`mmrec.data.dataset.TrainingData.sequences`).
-        users: ``(b,)`` internal user ids.
+        sequences: Items of each user in the order of time.
         max_length: How far back to look.
     """
-    return _windows(sequences.items, sequences.offsets[users], sequences.offsets[users + 1], max_length)
+    return _windows(sequences.items, sequences.offsets[:-1], sequences.offsets[1:], max_length)
 
 
 class SequenceBatches:
@@ -263,11 +262,7 @@ class SequenceBatches:
             self._sampler = NegativeSampler(data.train, data.n_items)
             targets = targets[self._sampler.has_negatives(torch.from_numpy(self._users[targets])).numpy()]
         if not len(targets):
-            raise DataError(
-                "users with two or more training items, to predict the later from the earlier ones",
-                f"none among {data.n_users:,} users",
-                "import more data, or train a model that does not read sequences (mmrec models)",
-            )
+            raise _too_short(data.n_users)
         self._targets = targets
         self.batch_size, self.max_length = batch_size, max_length
 
@@ -294,18 +289,118 @@ class SequencePairBatches(SequenceBatches):
     negatives: ClassVar[bool] = True
 
 
-Batches = PairBatches | UserBatches | SequenceBatches
-BATCHES: dict[str, type[PairBatches] | type[UserBatches] | type[SequenceBatches]] = {
+@dataclass(frozen=True)
+class HistoryBatch:
+    """The last items of some users, each to be predicted from those before it.
+
+    Attributes:
+        users: ``(b,)`` internal user ids.
+        items: ``(b, t)`` oldest first, then -1; t is at most ``max_length``. Item j is to predict ``targets[:, j]``.
+        targets: ``(b, t)`` the item that came next, then -1.
+        negatives: ``(b, t)`` an item the user does not have in training, then -1; of ``history-pairs`` only.
+    """
+
+    users: Tensor
+    items: Tensor
+    targets: Tensor
+    negatives: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> HistoryBatch:
+        """Copy to a device."""
+        negatives = None if self.negatives is None else self.negatives.to(device)
+        return HistoryBatch(self.users.to(device), self.items.to(device), self.targets.to(device), negatives)
+
+
+class HistoryBatches:
+    """All users with two or more training items once per epoch, each with the last items of the history.
+
+    For models that predict every next item of a history in one pass. Users of about equal length come together, so
+    that little is padded: a fresh order is cut into runs of 32 batches, each run is sorted by length and cut into
+    batches, and these come in random order.
+
+    Args:
+        data: Training data; the order of time is that of ``data.sequences``.
+        batch_size: Users per batch; the last batch may be short.
+        max_length: How many items before a target are shown.
+
+    Raises:
+        DataError: No user has two training items, or there is no order of time.
+    """
+
+    negatives: ClassVar[bool] = False
+    RUN: ClassVar[int] = 32  # batches
+
+    def __init__(self, data: TrainingData, batch_size: int, max_length: int = 50) -> None:
+        sequences = data.sequences
+        usable = sequences.counts > 1
+        if self.negatives:
+            self._sampler = NegativeSampler(data.train, data.n_items)
+            usable &= self._sampler.has_negatives(torch.arange(data.n_users)).numpy()
+        self._users = np.flatnonzero(usable)
+        if not len(self._users):
+            raise _too_short(data.n_users)
+        self._sequences = sequences
+        self.batch_size, self.max_length = batch_size, max_length
+
+    def __len__(self) -> int:
+        return -(-len(self._users) // self.batch_size)
+
+    def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[HistoryBatch]:
+        """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
+        groups = self._group(generator)
+        seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
+        for users, seed in zip(groups[first:], seeds[first:], strict=True):
+            window, lengths = last_items(self._sequences.select(users), self.max_length + 1)
+            window = window[:, : int(lengths.max())]
+            items = window[:, :-1].masked_fill(window[:, 1:] < 0, -1)  # the last item has nothing to predict
+            owners = torch.from_numpy(users)
+            negatives = self._draw(owners, items >= 0, seed) if self.negatives else None
+            yield HistoryBatch(owners, items, window[:, 1:].contiguous(), negatives)
+
+    def _group(self, generator: torch.Generator) -> list[Ids]:
+        """The users of each batch."""
+        order = self._users[torch.randperm(len(self._users), generator=generator).numpy()]
+        lengths = np.minimum(self._sequences.counts[order], self.max_length + 1)
+        runs = np.arange(len(order)) // (self.RUN * self.batch_size)
+        order = order[np.lexsort([lengths, runs])]
+        groups = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        return [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
+
+    def _draw(self, users: Tensor, inside: Tensor, seed: int) -> Tensor:
+        negatives = torch.full(inside.shape, -1)
+        owners = users[:, None].expand_as(inside)[inside]
+        negatives[inside] = self._sampler.sample(owners, torch.Generator().manual_seed(seed))
+        return negatives
+
+
+class HistoryPairBatches(HistoryBatches):
+    """:class:`HistoryBatches` with one negative for each target; users who have every item are left out."""
+
+    negatives: ClassVar[bool] = True
+
+
+def _too_short(n_users: int) -> DataError:
+    return DataError(
+        "users with two or more training items, to predict the later from the earlier ones",
+        f"none among {n_users:,} users",
+        "import more data, or train a model that does not read sequences (mmrec models)",
+    )
+
+
+Batches = PairBatches | UserBatches | SequenceBatches | HistoryBatches
+BATCHES: dict[str, type[Batches]] = {
     "pairs": PairBatches,
     "users": UserBatches,
     "sequences": SequenceBatches,
     "sequence-pairs": SequencePairBatches,
+    "histories": HistoryBatches,
+    "history-pairs": HistoryPairBatches,
 }
 
 
 def make_batches(model: Any, data: TrainingData, batch_size: int) -> Batches:
     """The batches that a model asks for by ``model.batches``; those of sequences end at ``model.max_length``."""
     kind = BATCHES[model.batches]
-    if issubclass(kind, SequenceBatches):
+    if issubclass(kind, SequenceBatches | HistoryBatches):
         return kind(data, batch_size, model.max_length)
     return kind(data, batch_size)

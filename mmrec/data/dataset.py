@@ -296,11 +296,15 @@ class Dataset:
         """What a model may see of this dataset: training pairs of ``split`` and named features by modality."""
         tables = {modality: self.features(name) for modality, name in features.items()}
         return TrainingData(
-            self.n_users, self.n_items, split.train, tables, lambda: self._in_time(split.train)
+            self.n_users, self.n_items, split.train, tables, lambda: self.in_time(split.train)
         )
 
-    def _in_time(self, part: Histories) -> Histories:
-        """The items of each user by ``timestamp``, else by ``position``; equal times in the order of the file."""
+    def in_time(self, part: Histories) -> Histories:
+        """The items of each user by ``timestamp``, else by ``position``; equal times in the order of the file.
+
+        Raises:
+            DataError: Neither is known of every interaction.
+        """
         table = self.interactions
         known = [name for name in ("timestamp", "position") if name in table and table[name].notna().all()]
         if not known:

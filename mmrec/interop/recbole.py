@@ -256,7 +256,8 @@ class RecBoleModel(nn.Module):
         self.labelled = _is_labelled(kind)
         self.max_length = params.get("MAX_ITEM_LIST_LENGTH", 0)
         self.n_items = data.n_items
-        self.sequences = data.sequences if self.max_length else data.train
+        if self.max_length:
+            _ = data.sequences  # raises where the order of time is not known
         with _inside():
             self.settings, self.dataset, self.transform, self.inner = _build(kind, params, self.batches, data)
         for name in STATE:
@@ -289,7 +290,7 @@ class RecBoleModel(nn.Module):
         device = next(self.inner.parameters()).device
         rows = {USER: torch.from_numpy(users.ids) + 1}
         if self.max_length:
-            items, lengths = last_items(self.sequences, users.ids, self.max_length)
+            items, lengths = last_items(users.histories, self.max_length)
             rows |= {SEQUENCE: items + 1, LENGTH: lengths.clamp(min=1)}
         rows = {field: values.to(device) for field, values in rows.items()}
         with torch.random.fork_rng(), _inside():

@@ -41,16 +41,16 @@ class Users:
 
     Attributes:
         ids: ``(b,)`` internal user ids.
-        histories: Row j holds the training items of ``ids[j]``.
+        histories: Row j holds the items by which ``ids[j]`` is known; oldest first for models of sequences.
     """
 
     ids: Ids
     histories: Histories
 
     @classmethod
-    def of(cls, train: Histories, ids: Ids) -> Users:
-        """The users ``ids`` with their training histories."""
-        return cls(ids, train.select(ids))
+    def of(cls, histories: Histories, ids: Ids) -> Users:
+        """The users ``ids`` with their histories."""
+        return cls(ids, histories.select(ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +129,28 @@ def contract_of(model: type) -> str:
     return "retriever" if hasattr(model, "vectors") else "scorer"
 
 
-def scoring(model: Any, train: Histories) -> Callable[[Ids], Tensor]:
+def reads_sequences(model: Any) -> bool:
+    """True for a model that has to know which of a user's items came first."""
+    return bool(getattr(model, "max_length", 0))
+
+
+def training_histories(model: Any, data: TrainingData) -> Histories:
+    """The training items of each user as the model reads them."""
+    return data.sequences if reads_sequences(model) else data.train
+
+
+def scoring(model: Any, histories: Histories) -> Callable[[Ids], Tensor]:
     """A function from user ids ``(b,)`` to scores ``(b, n_items)``; puts the model into evaluation mode.
 
     The result is only valid until the next call, which may reuse its memory.
+
+    Args:
+        model: A scorer or a retriever.
+        histories: By what each user is known: :func:`training_histories`, or more.
     """
     model.eval()
     if contract_of(type(model)) == "scorer":
-        return torch.no_grad()(lambda ids: model.scores(Users.of(train, ids)))
+        return torch.no_grad()(lambda ids: model.scores(Users.of(histories, ids)))
     with torch.no_grad():
         vectors: Vectors = model.vectors()
     transposed = vectors.items.T.contiguous()
@@ -144,7 +158,7 @@ def scoring(model: Any, train: Histories) -> Callable[[Ids], Tensor]:
 
     @torch.no_grad()
     def score(ids: Ids) -> Tensor:
-        queries = vectors.users(Users.of(train, ids))
+        queries = vectors.users(Users.of(histories, ids))
         # A fresh block of scores costs more in page faults than the product itself: keep one per block size.
         if len(ids) not in buffers:
             buffers.clear()

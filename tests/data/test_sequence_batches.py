@@ -122,10 +122,10 @@ class TestSequenceBatches:
 
 
 def test_last_items() -> None:
-    items, lengths = last_items(SMALL, np.array([3, 0, 1]), 3)
+    items, lengths = last_items(SMALL.select(np.array([3, 0, 1])), 3)
     assert items.tolist() == [[2, 6, -1], [0, 5, 1], [-1, -1, -1]]
     assert lengths.tolist() == [2, 3, 0]
-    assert last_items(Histories.empty(2), np.array([1]), 2)[0].tolist() == [[-1, -1]]
+    assert last_items(Histories.empty(1), 2)[0].tolist() == [[-1, -1]]
 
 
 class TestOrderOfTime:

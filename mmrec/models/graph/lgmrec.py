@@ -182,7 +182,7 @@ def contrast_all(
     """Sum over ``ids (b,)`` of InfoNCE of rows of the tables ``(n, d)`` against all rows with content."""
     ids = ids[content[ids]]
     own, targets = F.normalize(gather(anchors, ids), dim=1) / temperature, F.normalize(targets, dim=1)
-    return (losses.log_sum_exp(own, targets, ~content[None]) - (own * gather(targets, ids)).sum(1)).sum()
+    return losses.log_partition(own, targets, ~content[None]) - (own * gather(targets, ids)).sum()
 
 
 def contrast_batch(
