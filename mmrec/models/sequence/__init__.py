@@ -1,0 +1,1 @@
+"""Models that read a user's items in the order of time."""
