@@ -128,3 +128,27 @@ def contrast_content(
     if not content.any():
         return anchors.sum() * 0
     return losses.info_nce(anchors[content], targets[content], temperature, ids[content])
+
+
+class EpochCounter(nn.Module):
+    """Counts the epochs that a training has begun, in buffers, so that a resumed run goes on with the same number.
+
+    An epoch that is resumed in its middle begins a second time: it is known by its generator's seed, and not counted.
+    """
+
+    epoch: Tensor
+    seed: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seed", torch.full((), -1, dtype=torch.int64))
+        self.number = 0
+
+    def begin(self, generator: torch.Generator) -> None:
+        """To be called by a model's ``on_epoch``."""
+        seed = generator.initial_seed() & (2**63 - 1)
+        if int(self.seed) != seed:
+            self.epoch += 1
+            self.seed.fill_(seed)
+        self.number = int(self.epoch)  # read in every step, and no step should wait for a device

@@ -27,6 +27,7 @@ MODELS = {
     "mentor": "mmrec.models.graph.mentor:MENTOR",
     "mgcn": "mmrec.models.graph.mgcn:MGCN",
     "mmgcf": "mmrec.models.graph.mmgcf:MMGCF",
+    "molar": "mmrec.models.sequence.molar:Molar",
     "multvae": "mmrec.models.baseline.multvae:MultVAE",
     "pgl": "mmrec.models.graph.pgl:PGL",
     "popularity": "mmrec.models.baseline.popularity:Popularity",
@@ -36,6 +37,7 @@ MODELS = {
     "slim": "mmrec.models.baseline.slim:SLIM",
     "slmrec": "mmrec.models.graph.slmrec:SLMRec",
     "smore": "mmrec.models.graph.smore:SMORE",
+    "unisrec": "mmrec.models.sequence.unisrec:UniSRec",
     "vbpr": "mmrec.models.graph.vbpr:VBPR",
 }
 DECLARED = ("config_type", "batches", "modalities", "cold_items")  # by every model class
