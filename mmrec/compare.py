@@ -343,8 +343,10 @@ def _common_protocol(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _protocol(result: Result) -> dict[str, Any]:
-    known = {"history": "train", **result.protocol}  # results of before the option had no other
-    return _flatten({key: value for key, value in known.items() if key not in _NOT_PROTOCOL})
+    shown = {key: value for key, value in result.protocol.items() if key not in _NOT_PROTOCOL}
+    if shown.get("history") == "train":  # what results from before there was a choice mean without saying
+        del shown["history"]
+    return _flatten(shown)
 
 
 def _check_users(results: Sequence[Result]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrec.config import load_config
 from mmrec.data.batches import make_batches
 from mmrec.data.dataset import TrainingData
-from mmrec.models.contracts import scoring
+from mmrec.models.contracts import scoring, training_histories
 from mmrec.runs import build_model
 
 
@@ -73,7 +73,7 @@ def train(model: Any, data: TrainingData, *, epochs: int = 12, lr: float = 0.01,
 
 def all_scores(model: Any, data: TrainingData) -> Tensor:
     """Scores ``(n_users, n_items)`` in evaluation mode."""
-    return scoring(model, data.train)(np.arange(data.n_users)).clone()
+    return scoring(model, training_histories(model, data))(np.arange(data.n_users)).clone()
 
 
 def area_under_curve(scores: Tensor, wanted: Tensor) -> float:
