@@ -74,6 +74,7 @@ class ExperimentConfig(_Frozen):
     data: str = Field(description="dataset folder")
     split: str = "default"
     features: dict[str, str] = Field(default_factory=dict, description="modality: name of a feature folder")
+    codes: dict[str, str] = Field(default_factory=dict, description="source: name of a folder of codes")
     params: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the model")
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -82,6 +83,8 @@ class ExperimentConfig(_Frozen):
     def document(self, *, search: bool = False) -> dict[str, Any]:
         """The config as plain JSON and YAML values; the search section, no part of a run, only when asked for."""
         document = self.model_dump(mode="json")
+        if not self.codes:  # most models have none, and their configs should not speak of it
+            del document["codes"]
         if search and self.search != SearchConfig():
             document["search"] = self.search.model_dump(mode="json", exclude_none=True)
         return document

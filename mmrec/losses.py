@@ -187,9 +187,9 @@ def uniformity(rows: Tensor, similarity: Tensor | None = None, counts: Tensor | 
     """
     if len(rows) < 2:
         return rows.sum() * 0
-    rows = F.normalize(rows, dim=1)
+    rows = F.normalize(rows.float(), dim=1)  # in float32 also where the model computes in bfloat16
     counts = rows.new_ones(len(rows)) if counts is None else counts.to(rows.dtype)
-    similarity = rows.new_ones(1, 1) if similarity is None else similarity
+    similarity = rows.new_ones(1, 1) if similarity is None else similarity.to(rows.dtype)
     with torch.autocast(rows.device.type, enabled=False):
         total: Tensor = _LogPotential.apply(rows, similarity, counts)  # type: ignore[no-untyped-call]
     return total - (counts.sum() ** 2 - counts.pow(2).sum()).log()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ from mmrec.files import (
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from mmrec.codes.table import CodeTable
+    from mmrec.encode.features import FeatureTable
 
 FORMAT = 1
 BEST = "checkpoint/best.safetensors"
@@ -163,20 +166,21 @@ class Run:
         return split
 
     def training_data(self, dataset: Dataset, split: Split) -> TrainingData:
-        """What the model was trained on, features checked by hash.
+        """What the model was trained on, features and codes checked by hash.
 
         Raises:
-            DataError: Features were made anew since.
+            DataError: Features or codes were made anew since.
         """
-        data = dataset.training_data(split, self.config.features)
-        for modality, table in data.features.items():
-            recorded = self.manifest["features"][modality]["hash"]
-            if table.hash != recorded:
-                raise DataError(
-                    f"the features {table.name!r} the run was trained on ({recorded[:12]}…)",
-                    f"others of that name ({table.hash[:12]}…)",
-                    "encode as recorded in the manifest, or train again",
-                )
+        data = dataset.training_data(split, self.config.features, self.config.codes)
+        for kind, tables in (("features", data.features), ("codes", data.codes)):
+            for source, table in tables.items():
+                recorded = self.manifest[kind][source]["hash"]
+                if table.hash != recorded:
+                    raise DataError(
+                        f"the {kind} {table.name!r} the run was trained on ({recorded[:12]}…)",
+                        f"others of that name ({table.hash[:12]}…)",
+                        "make them again as recorded in the manifest, or train again",
+                    )
         return data
 
     def model(self, data: TrainingData) -> Any:
@@ -318,14 +322,17 @@ def create_run(
         "config_hash": content_hash(config.document()),
         "dataset": {"name": dataset.name, "path": str(dataset.path.resolve()), "hash": dataset.hash},
         "split": {"name": split.name, "hash": split.hash, "protocol": split.manifest["protocol"]},
-        "features": {
-            modality: {"name": table.name, "hash": table.hash} for modality, table in data.features.items()
-        },
+        "features": _tables(data.features),
+        **({"codes": _tables(data.codes)} if data.codes else {}),
         "environment": environment(),
         "test_opened": [],
     }
     write_json(path / "manifest.json", manifest)
     return Run(path)
+
+
+def _tables(tables: Mapping[str, FeatureTable] | Mapping[str, CodeTable]) -> dict[str, dict[str, str]]:
+    return {source: {"name": table.name, "hash": table.hash} for source, table in tables.items()}
 
 
 def _is_free(path: Path, config: ExperimentConfig) -> bool:

@@ -125,7 +125,7 @@ def _begin(
     check_free(path, config)
     split = dataset.split(config.split)
     check_feasible(config, dataset, split)
-    data = dataset.training_data(split, config.features)
+    data = dataset.training_data(split, config.features, config.codes)
     training = _Training(config, data, split, show_progress=show_progress, watcher=watcher)
     return _complete(training, create_run(path, config, dataset, split, data), dataset)
 
@@ -149,6 +149,24 @@ def _complete(training: _Training, run: Run, dataset: Dataset) -> Run:
     return run
 
 
+def _check_codes(config: ExperimentConfig, dataset: Dataset) -> None:
+    wanted = getattr(model_class(config.model), "codes", "none")
+    if (wanted == "none") != (not config.codes) or (wanted == "one" and len(config.codes) != 1):
+        names = ", ".join(dataset.code_names()) or f"none yet: mmrec tokenize {dataset.path}"
+        expected = {
+            "none": "no codes",
+            "one": "one table of semantic IDs",
+            "several": "one or more tables of semantic IDs",
+        }
+        raise ConfigError(
+            f"{expected[wanted]} for {config.model}",
+            f"codes: {config.codes}" if config.codes else "no codes in the config",
+            "take codes out of the config"
+            if wanted == "none"
+            else f"codes: {{items: NAME}} with one of this dataset's ({names})",
+        )
+
+
 def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
     """Refuse now what would fail later, perhaps after hours.
 
@@ -163,6 +181,7 @@ def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> 
             "no features in the config",
             f"name one of this dataset's features ({names}), or choose a model without (mmrec models)",
         )
+    _check_codes(config, dataset)
     _, k = parse_metric(config.train.monitor, USER_METRICS)
     for key, length in (("train.monitor", k), ("evaluate.ks", max(config.evaluate.ks))):
         if length > dataset.n_items:

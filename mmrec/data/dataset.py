@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from mmrec.files import content_hash, read_json, read_table, sha256_file
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mmrec.codes.table import CodeTable
     from mmrec.encode.features import FeatureTable
 
 FORMAT = 1
@@ -58,6 +59,7 @@ class TrainingData:
         n_items: Number of items, with and without training interactions.
         train: Training items of each user, no pair twice.
         features: Feature tables by modality (``text``, ``image``, …).
+        codes: Semantic IDs by what they are made from.
         in_time: Gives :attr:`train` with each user's items in the order of time; None where they are so already.
     """
 
@@ -66,6 +68,7 @@ class TrainingData:
     train: Histories
     features: Mapping[str, FeatureTable]
     in_time: Callable[[], Histories] | None = None
+    codes: Mapping[str, CodeTable] = field(default_factory=dict)
 
     @cached_property
     def sequences(self) -> Histories:
@@ -292,11 +295,41 @@ class Dataset:
             raise FeatureError(f"features {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
         return FeatureTable.open(self.path / "features" / name, n_items=self.n_items)
 
-    def training_data(self, split: Split, features: Mapping[str, str]) -> TrainingData:
-        """What a model may see of this dataset: training pairs of ``split`` and named features by modality."""
-        tables = {modality: self.features(name) for modality, name in features.items()}
+    def code_names(self) -> list[str]:
+        """Names of the code tables made so far."""
+        return sorted(file.parent.name for file in (self.path / "codes").glob("*/manifest.json"))
+
+    def codes(self, name: str) -> CodeTable:
+        """Open a table of semantic IDs.
+
+        Raises:
+            FeatureError: No such codes, or they are not of these items.
+        """
+        from mmrec.codes.table import CodeTable
+
+        names = self.code_names()
+        if name not in names:
+            hint = did_you_mean(name, names) if names else f"mmrec tokenize {self.path} --name {name}"
+            raise FeatureError(f"codes {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
+        return CodeTable.open(self.path / "codes" / name, n_items=self.n_items)
+
+    def training_data(
+        self, split: Split, features: Mapping[str, str], codes: Mapping[str, str] | None = None
+    ) -> TrainingData:
+        """What a model may see of this dataset.
+
+        Args:
+            split: Its training pairs.
+            features: Modality to the name of a feature table.
+            codes: Source to the name of a code table.
+        """
         return TrainingData(
-            self.n_users, self.n_items, split.train, tables, lambda: self.in_time(split.train)
+            self.n_users,
+            self.n_items,
+            split.train,
+            {modality: self.features(name) for modality, name in features.items()},
+            lambda: self.in_time(split.train),
+            {source: self.codes(name) for source, name in (codes or {}).items()},
         )
 
     def in_time(self, part: Histories) -> Histories:

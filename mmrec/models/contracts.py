@@ -9,7 +9,8 @@ A model class declares in one line each::
     config_type = Config       # a frozen pydantic model in the same file
 
 and is built by ``__init__(self, config, data)``. The kinds of batches are those of
-:data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks.
+:data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks, and a model
+of semantic IDs ``codes``: "one" table or "several".
 
 Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
 ``explain(users) -> Explanation``, for ``mmrec explain``.

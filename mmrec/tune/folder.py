@@ -173,6 +173,7 @@ def _describe(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
         "dataset": {"name": dataset.name, "path": str(dataset.path.resolve()), "hash": dataset.hash},
         "split": {"name": split.name, "hash": split.hash},
         "features": {modality: table.hash for modality, table in sorted(tables.items())},
+        "codes": {source: dataset.codes(name).hash for source, name in sorted(config.codes.items())},
     }
 
 
@@ -181,7 +182,12 @@ def _identity(manifest: dict[str, Any]) -> dict[str, Any]:
     config = _searched(manifest["config"])
     del config["data"]
     dataset = {key: manifest["dataset"][key] for key in ("name", "hash")}
-    return config | {"dataset": dataset, "split": manifest["split"], "feature tables": manifest["features"]}
+    return config | {
+        "dataset": dataset,
+        "split": manifest["split"],
+        "feature tables": manifest["features"],
+        "code tables": manifest.get("codes", {}),
+    }
 
 
 def _searched(document: dict[str, Any]) -> dict[str, Any]:
