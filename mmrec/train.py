@@ -22,6 +22,7 @@ from mmrec.callable_module import make_callable
 from mmrec.config import ExperimentConfig, TrainConfig, resolve
 from mmrec.data.batches import make_batches
 from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.devices import choose_device, computes_bfloat16
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
 from mmrec.files import remove_leftovers, sha256_file
@@ -216,6 +217,8 @@ class _Training:
         self.data, self.split, self.show, self.watcher = data, split, show_progress, watcher
         self.settings: TrainConfig = config.train
         self.device = choose_device(self.settings.device)
+        if self.settings.precision == "bfloat16" and not computes_bfloat16(self.device):
+            note("this device only emulates bfloat16: train.precision float32 is faster on it")
         self.model = build_model(config, data).to(self.device)
         if self.model.batches is not None:
             self.batches = make_batches(self.model, data, self.settings.batch_size)
@@ -422,19 +425,6 @@ class _Training:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ConfigError: Unknown, or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu" or (name.startswith("cuda") and torch.cuda.is_available()):
-        return torch.device(name)
-    raise ConfigError("train.device: auto, cpu or cuda where there is one", repr(name), "see mmrec doctor")
 
 
 def derived_seed(seed: int, epoch: int, purpose: int) -> int:

@@ -42,3 +42,29 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("was called"))
     memory.keep_freed_memory()
+
+
+CHILD = "from mmrec.memory import peak_memory; print(peak_memory())"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the parent's memory is counted too")
+def test_peak_memory_is_that_of_the_process_and_not_of_the_one_that_started_it() -> None:
+    held = bytearray(400 * 2**20)
+    peak = int(
+        subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True).stdout
+    )
+    assert 2**20 < peak < len(held) / 2
+
+
+FREED = """
+from mmrec.memory import peak_memory
+before = peak_memory()
+held = bytearray(200 * 2**20)
+del held
+print(peak_memory() - before)
+"""
+
+
+def test_peak_memory_stays_when_memory_is_freed() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 190 * 2**20

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmrec.devices import choose_device
 from mmrec.encode.encoders import EncoderOptions, unit_rows
 from mmrec.encode.pictures import PREPROCESSING
 from mmrec.encode.pretrained import (
     autocast,
-    choose_device,
     choose_precision,
     find_source,
     load_model,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmrec.devices import choose_device
 from mmrec.encode.encoders import EncoderOptions, unit_rows
 from mmrec.encode.image import process
 from mmrec.encode.pictures import PREPROCESSING
 from mmrec.encode.pretrained import (
     autocast,
-    choose_device,
     choose_precision,
     find_source,
     load_model,

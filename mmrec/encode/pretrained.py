@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrec.devices import computes_bfloat16
 from mmrec.encode.encoders import EncoderOptions, list_encoders
-from mmrec.errors import ConfigError, FeatureError, MMRecError, did_you_mean
+from mmrec.errors import FeatureError, MMRecError, did_you_mean
 from mmrec.files import content_hash, sha256_file
 
 if TYPE_CHECKING:
@@ -169,50 +170,11 @@ def published_pooling(source: Source) -> str | None:
     return next((pooling for pooling, key in modes.items() if config.get(key)), None)
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device called ``name``, or the first GPU, or the CPU.
-
-    Raises:
-        ConfigError: No such device here.
-    """
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            "a device of this machine (cpu, cuda, cuda:1, …)",
-            f"{name!r}: {str(error).splitlines()[0]}",
-            "leave --device out to use what is there",
-        ) from None
-    return device
-
-
 def choose_precision(options: EncoderOptions, device: torch.device) -> str:
     """``bfloat16`` where asked for, or where the device computes in it and ``auto`` was asked for."""
     if options.precision != "auto":
         return options.precision
-    return "bfloat16" if _computes_bfloat16(device) else "float32"
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is done in hardware (elsewhere it is emulated, and slower than float32)."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    capabilities = getattr(torch.cpu, "get_capabilities", None)
-    if capabilities is not None:
-        found = capabilities()
-        return any(bool(found.get(key)) for key in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
-    info = Path("/proc/cpuinfo")  # older torch says nothing of its own
-    flags = info.read_text(encoding="utf-8", errors="replace").split() if info.is_file() else []
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return "bfloat16" if computes_bfloat16(device) else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmrec.devices import choose_device
 from mmrec.encode.encoders import EncoderOptions
-from mmrec.encode.pretrained import choose_device, choose_precision
+from mmrec.encode.pretrained import choose_precision
 from mmrec.errors import ConfigError
 
 
