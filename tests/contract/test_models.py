@@ -211,6 +211,21 @@ class TestTraining:
         assert np.isfinite(step(model, optimizer, batch))
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
+    def test_a_loss_in_bfloat16_comes_near_the_one_in_float32(self, name: str) -> None:
+        data, totals = world().data, []
+        for enabled in (False, True):
+            model = new_model(name, data)
+            begin_epoch(model, 0)
+            batch = next(iter(batches(model, data, 64, 0)))
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                total = torch.stack([term.float() for term in model.loss(batch).values()]).sum()
+            total.backward()
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            assert all(torch.isfinite(gradient).all() for gradient in gradients)
+            totals.append(total.item())
+        assert totals[1] == pytest.approx(totals[0], rel=0.05)
+
     def test_same_bits_on_two_threads(self, name: str) -> None:
         torch.set_num_threads(2)  # conftest.py puts the number back
         one, two = (train_three_steps(name, wide_world()) for _ in range(2))
