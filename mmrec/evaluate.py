@@ -154,13 +154,14 @@ def evaluate(
     held = parts.valid if split == "valid" else parts.test
     known = parts.train.union(parts.valid) if settings.history == "train+valid" else parts.train
     histories = dataset.in_time(known) if reads_sequences(model) else known
+    hidden = parts.train.union(parts.valid) if settings.mask == "train+valid" else parts.train
     result = rank_and_measure(
-        scoring(model, histories),
+        scoring(model, histories, k=max(settings.ks), exclude=hidden),
         parts.train,
         held,
         dataset.n_items,
         settings.ks,
-        mask=parts.train.union(parts.valid) if settings.mask == "train+valid" else None,
+        mask=hidden,
         item_slices=item_slices(dataset, parts),
         user_slices=user_slices(parts),
     )

@@ -112,7 +112,8 @@ def rank(
     k = min(k, n_items)
     items = np.empty((len(users), k), dtype=np.int64)
     values = np.empty((len(users), k), dtype=np.float32)
-    closed = _closed_items(n_items, allow, deny)
+    permitted = permitted_items(n_items, allow, deny)
+    closed = None if permitted is None else ~permitted
     size = max(1, block_bytes // (4 * n_items))
     for start in range(0, len(users), size):
         block = users[start : start + size]
@@ -131,13 +132,14 @@ def rank(
     return Ranking(items, values)
 
 
-def _closed_items(n_items: int, allow: Ids | None, deny: Ids | None) -> Tensor | None:
+def permitted_items(n_items: int, allow: Ids | None, deny: Ids | None) -> Tensor | None:
+    """Mask ``(n_items,)`` of the items that may appear; None where all may."""
     if allow is None and deny is None:
         return None
-    closed = torch.zeros(n_items, dtype=torch.bool)
+    permitted = torch.ones(n_items, dtype=torch.bool)
     if allow is not None:
-        closed[:] = True
-        closed[torch.from_numpy(np.asarray(allow, dtype=np.int64))] = False
+        permitted[:] = False
+        permitted[torch.from_numpy(np.asarray(allow, dtype=np.int64))] = True
     if deny is not None:
-        closed[torch.from_numpy(np.asarray(deny, dtype=np.int64))] = True
-    return closed
+        permitted[torch.from_numpy(np.asarray(deny, dtype=np.int64))] = False
+    return permitted

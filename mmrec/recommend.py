@@ -13,7 +13,7 @@ from mmrec.data.dataset import Dataset
 from mmrec.data.histories import Ids
 from mmrec.errors import ConfigError, DataError
 from mmrec.models.contracts import scoring, training_histories
-from mmrec.rank import rank
+from mmrec.rank import permitted_items, rank
 from mmrec.runs import Run
 
 make_callable(__name__, "mmrec.recommend:recommend")
@@ -64,15 +64,16 @@ def recommend(
         )
     training = run.training_data(dataset, split)
     model = run.model(training)
-    ranking = rank(
-        scoring(model, training_histories(model, training)),
-        ids,
-        dataset.n_items,
-        k,
-        exclude=split.train if exclude_seen else None,
-        allow=_internal(dataset, allow),
-        deny=_internal(dataset, deny),
+    exclude = split.train if exclude_seen else None
+    permitted, denied = _internal(dataset, allow), _internal(dataset, deny)
+    score = scoring(
+        model,
+        training_histories(model, training),
+        k=k,
+        exclude=exclude,
+        permitted=permitted_items(dataset.n_items, permitted, denied),
     )
+    ranking = rank(score, ids, dataset.n_items, k, exclude=exclude, allow=permitted, deny=denied)
     item_ids = dataset.items["item_id"].to_numpy()
     results = []
     for name, items, scores in zip(names, ranking.items, ranking.scores, strict=True):

@@ -37,6 +37,7 @@ MODELS = {
     "slim": "mmrec.models.baseline.slim:SLIM",
     "slmrec": "mmrec.models.graph.slmrec:SLMRec",
     "smore": "mmrec.models.graph.smore:SMORE",
+    "tiger": "mmrec.models.generative.tiger:TIGER",
     "unisrec": "mmrec.models.sequence.unisrec:UniSRec",
     "vbpr": "mmrec.models.graph.vbpr:VBPR",
 }

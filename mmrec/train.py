@@ -358,7 +358,8 @@ class _Training:
         if (self.state.epoch + 1) % self.settings.eval_every and not last:
             return None
         _, k = parse_metric(self.settings.monitor, USER_METRICS)
-        score = scoring(self.model, training_histories(self.model, self.data))
+        known = training_histories(self.model, self.data)
+        score = scoring(self.model, known, k=k, exclude=self.split.train)
         result = rank_and_measure(score, self.split.train, self.split.valid, self.data.n_items, [k])
         return result.metrics[self.settings.monitor]
 

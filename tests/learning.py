@@ -14,7 +14,12 @@ from mmrec.config import load_config
 from mmrec.data.batches import make_batches
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import scoring, training_histories
+from mmrec.registry import model_class
 from mmrec.runs import build_model
+
+
+# The published transformers are made for thousands of items; the worlds here have twenty.
+SMALL = {"dim": 32, "inner": 64, "heads": 2, "head_dim": 16, "layers": 1}
 
 
 @dataclass
@@ -27,7 +32,8 @@ class Learned:
 
 def new_model(name: str, data: TrainingData, *, seed: int = 0, **params: Any) -> Any:
     """An untrained model of a short name."""
-    config = {"model": name, "data": "unused", "params": params, "train": {"seed": seed}}
+    small = SMALL if "head_dim" in model_class(name).config_type.model_fields else {}
+    config = {"model": name, "data": "unused", "params": {**small, **params}, "train": {"seed": seed}}
     return build_model(load_config(config), data)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmrec.codes.table import CodeTable
 from mmrec.data.dataset import FORMAT, Dataset, TrainingData
 from mmrec.data.histories import Histories, Ids
 from mmrec.encode.features import FeatureTable
@@ -64,9 +65,16 @@ def planted_blocks(
     n_missing = round(missing * n_items)
     absent = {"text": shuffled[:n_missing], "image": shuffled[n_items - n_missing :]}
     features = {name: _block_features(name, n_items, dim, absent[name], rng) for name in ("text", "image")}
-    return PlantedWorld(
-        TrainingData(n_users, n_items, train, features), withheld, np.arange(n_warm, n_items, dtype=np.int64)
-    )
+    data = TrainingData(n_users, n_items, train, features, codes={"items": block_codes(n_items)})
+    return PlantedWorld(data, withheld, np.arange(n_warm, n_items, dtype=np.int64))
+
+
+def block_codes(n_items: int) -> CodeTable:
+    """Semantic IDs of the checkerboard: the block, then two digits of the place in it."""
+    item = np.arange(n_items)
+    place = item // 2
+    codes = np.stack([item % 2, place // 4, place % 4], 1).astype(np.int32)
+    return CodeTable("planted", codes, (2, int(codes[:, 1].max()) + 1, 4))
 
 
 def _block_features(

@@ -235,12 +235,29 @@ def last_items(sequences: Histories, max_length: int) -> tuple[Tensor, Tensor]:
     return _windows(sequences.items, sequences.offsets[:-1], sequences.offsets[1:], max_length)
 
 
+RUN = 32  # batches whose histories are sorted by length among each other
+
+
+def _group_by_length(lengths: Ids, batch_size: int, generator: torch.Generator) -> list[Ids]:
+    """The places 0 to n - 1 of each batch: about equal lengths together, so that little is padded.
+
+    A fresh order is cut into runs of :data:`RUN` batches, each run is sorted by length and cut into batches, and these
+    come in random order.
+    """
+    order = torch.randperm(len(lengths), generator=generator).numpy()
+    runs = np.arange(len(order)) // (RUN * batch_size)
+    order = order[np.lexsort([lengths[order], runs])]
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
+
+
 class SequenceBatches:
     """Every training item but each user's first as the target of all that came before it, in a fresh order.
 
     A history ``i1 i2 i3 i4`` gives ``i1 → i2``, ``i1 i2 → i3`` and ``i1 i2 i3 → i4``, as sequential models are
     trained since Tan, Xu and Liu, "Improved recurrent neural networks for session-based recommendations", 2016.
-    The padded items are cut out when a batch is asked for, so memory grows with the interactions only.
+    Histories of about equal length come together. The padded items are cut out when a batch is asked for, so memory
+    grows with the interactions only.
 
     Args:
         data: Training data; the order of time is that of ``data.sequences``.
@@ -271,16 +288,19 @@ class SequenceBatches:
 
     def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[SequenceBatch]:
         """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
-        order = self._targets[torch.randperm(len(self._targets), generator=generator).numpy()]
-        owners = torch.from_numpy(self._users[order])
-        negatives = self._sampler.sample(owners, generator) if self.negatives else None
-        for start in range(first * self.batch_size, len(order), self.batch_size):
-            cut = slice(start, start + self.batch_size)
-            places, users = order[cut], owners[cut]
+        before = self._targets - self._sequences.offsets[self._users[self._targets]]
+        groups = _group_by_length(np.minimum(before, self.max_length), self.batch_size, generator)
+        seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
+        for group, seed in zip(groups[first:], seeds[first:], strict=True):
+            places = self._targets[group]
+            users = torch.from_numpy(self._users[places])
             begins = self._sequences.offsets[users.numpy()]
             items, lengths = _windows(self._sequences.items, begins, places, self.max_length)
+            negatives = None
+            if self.negatives:
+                negatives = self._sampler.sample(users, torch.Generator().manual_seed(seed))
             targets = torch.from_numpy(self._sequences.items[places])
-            yield SequenceBatch(users, items, lengths, targets, None if negatives is None else negatives[cut])
+            yield SequenceBatch(users, items, lengths, targets, negatives)
 
 
 class SequencePairBatches(SequenceBatches):
@@ -314,9 +334,7 @@ class HistoryBatch:
 class HistoryBatches:
     """All users with two or more training items once per epoch, each with the last items of the history.
 
-    For models that predict every next item of a history in one pass. Users of about equal length come together, so
-    that little is padded: a fresh order is cut into runs of 32 batches, each run is sorted by length and cut into
-    batches, and these come in random order.
+    For models that predict every next item of a history in one pass. Histories of about equal length come together.
 
     Args:
         data: Training data; the order of time is that of ``data.sequences``.
@@ -328,7 +346,6 @@ class HistoryBatches:
     """
 
     negatives: ClassVar[bool] = False
-    RUN: ClassVar[int] = 32  # batches
 
     def __init__(self, data: TrainingData, batch_size: int, max_length: int = 50) -> None:
         sequences = data.sequences
@@ -347,24 +364,17 @@ class HistoryBatches:
 
     def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[HistoryBatch]:
         """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
-        groups = self._group(generator)
+        counts = np.minimum(self._sequences.counts[self._users], self.max_length + 1)
+        groups = _group_by_length(counts, self.batch_size, generator)
         seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
-        for users, seed in zip(groups[first:], seeds[first:], strict=True):
+        for group, seed in zip(groups[first:], seeds[first:], strict=True):
+            users = self._users[group]
             window, lengths = last_items(self._sequences.select(users), self.max_length + 1)
             window = window[:, : int(lengths.max())]
             items = window[:, :-1].masked_fill(window[:, 1:] < 0, -1)  # the last item has nothing to predict
             owners = torch.from_numpy(users)
             negatives = self._draw(owners, items >= 0, seed) if self.negatives else None
             yield HistoryBatch(owners, items, window[:, 1:].contiguous(), negatives)
-
-    def _group(self, generator: torch.Generator) -> list[Ids]:
-        """The users of each batch."""
-        order = self._users[torch.randperm(len(self._users), generator=generator).numpy()]
-        lengths = np.minimum(self._sequences.counts[order], self.max_length + 1)
-        runs = np.arange(len(order)) // (self.RUN * self.batch_size)
-        order = order[np.lexsort([lengths, runs])]
-        groups = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return [groups[place] for place in torch.randperm(len(groups), generator=generator).tolist()]
 
     def _draw(self, users: Tensor, inside: Tensor, seed: int) -> Tensor:
         negatives = torch.full(inside.shape, -1)

@@ -22,12 +22,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from mmrec.beam import Speller, generate
+from mmrec.codes.trie import Trie
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories, Ids
+
+BEAMS_AT_ONCE = 4096  # of all users together; what each has spelt takes some 50 KB
 
 
 class ModelConfig(BaseModel):
@@ -114,6 +119,25 @@ class Retriever(Protocol):
         ...
 
 
+@runtime_checkable
+class Generator(Protocol):
+    """Trains on batches; spells the items that it recommends, code by code, and scores no others.
+
+    Its config says ``beams``, how many IDs are spelt at once for a user, and ``normalize``.
+    """
+
+    config: Any
+    trie: Trie
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+        ...
+
+    def speller(self, users: Users) -> Speller:
+        """What :func:`mmrec.beam.generate` asks about a block of users."""
+        ...
+
+
 class Model(Protocol):
     """What every model class declares."""
 
@@ -126,7 +150,9 @@ class Model(Protocol):
 
 
 def contract_of(model: type) -> str:
-    """``retriever`` or ``scorer``."""
+    """``retriever``, ``generator`` or ``scorer``."""
+    if hasattr(model, "speller"):
+        return "generator"
     return "retriever" if hasattr(model, "vectors") else "scorer"
 
 
@@ -140,16 +166,29 @@ def training_histories(model: Any, data: TrainingData) -> Histories:
     return data.sequences if reads_sequences(model) else data.train
 
 
-def scoring(model: Any, histories: Histories) -> Callable[[Ids], Tensor]:
+def scoring(
+    model: Any,
+    histories: Histories,
+    *,
+    k: int | None = None,
+    exclude: Histories | None = None,
+    permitted: Tensor | None = None,
+) -> Callable[[Ids], Tensor]:
     """A function from user ids ``(b,)`` to scores ``(b, n_items)``; puts the model into evaluation mode.
 
-    The result is only valid until the next call, which may reuse its memory.
+    The result is only valid until the next call, which may reuse its memory. A generator gives -inf to what it did not
+    spell.
 
     Args:
-        model: A scorer or a retriever.
+        model: A scorer, a retriever or a generator.
         histories: By what each user is known: :func:`training_histories`, or more.
+        k: How many items of each user the caller will look at: a generator spells no more. All if None, exactly.
+        exclude: Per internal user id items that the caller will not look at; a generator passes over them.
+        permitted: Mask ``(n_items,)`` of the items that the caller will look at; likewise.
     """
     model.eval()
+    if contract_of(type(model)) == "generator":
+        return torch.no_grad()(lambda ids: _spelt(model, Users.of(histories, ids), k, exclude, permitted))
     if contract_of(type(model)) == "scorer":
         return torch.no_grad()(lambda ids: model.scores(Users.of(histories, ids)))
     with torch.no_grad():
@@ -167,3 +206,32 @@ def scoring(model: Any, histories: Histories) -> Callable[[Ids], Tensor]:
         return torch.mm(queries, transposed, out=buffers[len(ids)])
 
     return score
+
+
+def _spelt(
+    model: Generator, users: Users, k: int | None, exclude: Histories | None, permitted: Tensor | None
+) -> Tensor:
+    """Scores ``(b, n_items)`` with -inf at what was not spelt."""
+    n_items, device = len(model.trie.items), model.trie.items.device
+    width = max(min(k or n_items, n_items), model.config.beams)
+    size = max(1, BEAMS_AT_ONCE // width)
+    scores = torch.full((len(users.ids), n_items), -torch.inf, device=device)
+    for start in range(0, len(users.ids), size):
+        ids = users.ids[start : start + size]
+        block = Users(ids, users.histories.select(np.arange(start, start + len(ids))))
+        forbidden = None
+        if exclude is not None:
+            seen = exclude.select(ids)
+            forbidden = (torch.from_numpy(seen.users).to(device), torch.from_numpy(seen.items).to(device))
+        found = generate(
+            model.speller(block),
+            model.trie,
+            k or n_items,
+            beams=width,
+            forbidden=forbidden,
+            permitted=None if permitted is None else permitted.to(device),
+            among_children=model.config.normalize == "permitted",
+        )
+        rows, places = (found.items >= 0).nonzero(as_tuple=True)
+        scores[start + rows, found.items[rows, places]] = found.scores[rows, places]
+    return scores

@@ -17,7 +17,7 @@ from mmrec.data.batches import BATCHES
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import FeatureError, NotFittedError
-from mmrec.models.contracts import ModelConfig, Retriever, Scorer, Users, contract_of, scoring
+from mmrec.models.contracts import Generator, ModelConfig, Retriever, Scorer, Users, contract_of, scoring
 from mmrec.rank import rank
 from mmrec.registry import MODELS, model_class
 from mmrec.runs import load_tensors, restore, save_tensors
@@ -94,7 +94,7 @@ def modes(name: str) -> list[dict[str, Any]]:
 
 def with_features(data: TrainingData, *modalities: str) -> TrainingData:
     features = {modality: data.features[modality] for modality in modalities}
-    return TrainingData(data.n_users, data.n_items, data.train, features)
+    return TrainingData(data.n_users, data.n_items, data.train, features, codes=data.codes)
 
 
 def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -125,8 +125,8 @@ class TestDeclarations:
 
     def test_methods(self, name: str) -> None:
         kind = model_class(name)
-        protocol = Retriever if contract_of(kind) == "retriever" else Scorer
-        for method in [m for m in vars(protocol) if not m.startswith("_")]:
+        protocols = {"retriever": Retriever, "generator": Generator, "scorer": Scorer}
+        for method in [m for m in vars(protocols[contract_of(kind)]) if not m.startswith("_")]:
             assert callable(getattr(kind, method))
         assert callable(getattr(kind, "fit" if kind.batches is None else "loss"))
 
@@ -251,8 +251,9 @@ def wide_world() -> TrainingData:
     users, items = rng.zipf(1.3, 30_000) % 2000, rng.zipf(1.2, 30_000) % 1500
     pairs = np.unique(np.stack([users, items], 1), axis=0)
     pairs = pairs[rng.permutation(len(pairs))]
-    features = planted_blocks(n_users=2, n_items=1500, dim=64).data.features
-    return TrainingData(2000, 1500, Histories.from_pairs(pairs[:, 0], pairs[:, 1], 2000), features)
+    tables = planted_blocks(n_users=2, n_items=1500, dim=64).data
+    train = Histories.from_pairs(pairs[:, 0], pairs[:, 1], 2000)
+    return TrainingData(2000, 1500, train, tables.features, codes=tables.codes)
 
 
 def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
@@ -263,7 +264,7 @@ def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
         step(model, optimizer, batch)
         if number == 2:
             break
-    return {**model.state_dict(), "scores": scoring(model, data.train)(np.arange(50)).clone()}
+    return {**model.state_dict(), "scores": scoring(model, data.train, k=20)(np.arange(50)).clone()}
 
 
 @each_model
@@ -387,7 +388,11 @@ class TestScoring:
         train_pairs = data.train.select(np.arange(data.n_users))
         offsets = np.append(train_pairs.offsets, train_pairs.offsets[-1])
         longer = TrainingData(
-            data.n_users + 1, data.n_items, Histories(offsets, train_pairs.items), data.features
+            data.n_users + 1,
+            data.n_items,
+            Histories(offsets, train_pairs.items),
+            data.features,
+            codes=data.codes,
         )
         scores = all_scores(train(new_model(name, longer), longer, epochs=2).model, longer)
         assert torch.isfinite(scores).all()

@@ -1,0 +1,1 @@
+"""Models that spell semantic IDs."""
