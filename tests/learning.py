@@ -17,7 +17,6 @@ from mmrec.models.contracts import scoring, training_histories
 from mmrec.registry import model_class
 from mmrec.runs import build_model
 
-
 # The published transformers are made for thousands of items; the worlds here have twenty.
 SMALL = {"dim": 32, "inner": 64, "heads": 2, "head_dim": 16, "layers": 1}
 
