@@ -31,6 +31,7 @@ MODELS = {
     "multvae": "mmrec.models.baseline.multvae:MultVAE",
     "pgl": "mmrec.models.graph.pgl:PGL",
     "popularity": "mmrec.models.baseline.popularity:Popularity",
+    "rpg": "mmrec.models.generative.rpg:RPG",
     "rp3beta": "mmrec.models.baseline.rp3beta:RP3Beta",
     "sasrec": "mmrec.models.sequence.sasrec:SASRec",
     "siger": "mmrec.models.graph.siger:SIGER",

@@ -70,11 +70,11 @@ def planted_blocks(
 
 
 def block_codes(n_items: int) -> CodeTable:
-    """Semantic IDs of the checkerboard: the block, then two digits of the place in it."""
+    """Semantic IDs of the checkerboard: the block, then two digits of the place in it, which warm items have all."""
     item = np.arange(n_items)
     place = item // 2
-    codes = np.stack([item % 2, place // 4, place % 4], 1).astype(np.int32)
-    return CodeTable("planted", codes, (2, int(codes[:, 1].max()) + 1, 4))
+    codes = np.stack([item % 2, place % 7, place // 7], 1).astype(np.int32)
+    return CodeTable("planted", codes, (2, 7, int(codes[:, 2].max()) + 1))
 
 
 def _block_features(
