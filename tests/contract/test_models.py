@@ -55,6 +55,7 @@ FALLING: dict[str, dict[str, Any]] = {
 NO_FALL = {
     "dragon": "its untrained sum of layers separates the blocks already: 0.04 in the first epoch",
     "lgmrec": "its normalised content separates the blocks before any training",
+    "tiger": "which item of a block comes next is chance here, and that is most of the loss",
     "slmrec": "its negatives are the batch's other positives, half of them of the user's own block",
 }
 

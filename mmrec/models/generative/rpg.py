@@ -67,7 +67,9 @@ class RPG(nn.Module):
         (table,) = data.codes.values()
         self.sizes = table.sizes
         offsets = torch.tensor([0, *table.sizes]).cumsum(0)[:-1]
-        self.register_buffer("places", torch.from_numpy(table.codes).long() + offsets, persistent=False)
+        self.register_buffer(
+            "places", torch.from_numpy(table.codes) + offsets
+        )  # saved: weights are of these codes
         self.embedding = nn.Parameter(torch.randn(sum(table.sizes), config.dim) * config.dim**-0.5)
         self.encoder = CausalEncoder(
             config.dim, config.blocks, config.heads, config.max_length, config.dropout
@@ -88,7 +90,7 @@ class RPG(nn.Module):
         """For each code ``(b, size)`` from states ``(b, dim)``."""
         heads = F.silu(self.heads(states)).view(len(states), len(self.sizes), -1)
         queries = F.normalize(states[:, None] + self.out(heads), dim=2)
-        keys = torch.split(F.normalize(self.embedding, dim=1), self.sizes)
+        keys = torch.split(F.normalize(self.embedding, dim=1), list(self.sizes))
         return [
             F.log_softmax((queries[:, code] @ own.T).float() / self.config.temperature, dim=1)
             for code, own in enumerate(keys)

@@ -70,7 +70,9 @@ class SemanticIDs(nn.Module):
         self.decoder = Decoder(shape_of(config))
         offsets = torch.tensor([0, *table.sizes]).cumsum(0)[:-1]
         self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("codes", torch.from_numpy(table.codes).long(), persistent=False)
+        self.register_buffer(
+            "codes", torch.from_numpy(table.codes).long()
+        )  # saved: weights are of these codes
 
     def rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings ``(b, t * levels, dim)`` of the codes of items ``(b, t)``, and which are there (-1 is padding)."""
