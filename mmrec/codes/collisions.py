@@ -48,9 +48,7 @@ def append_index(codes: Codes, sizes: tuple[int, ...]) -> tuple[Codes, tuple[int
     return _append(codes, sizes, np.arange(len(codes)))
 
 
-def append_popularity(
-    codes: Codes, sizes: tuple[int, ...], popularity: Ids
-) -> tuple[Codes, tuple[int, ...]]:
+def append_popularity(codes: Codes, sizes: tuple[int, ...], popularity: Ids) -> tuple[Codes, tuple[int, ...]]:
     """One more code: the rank by ``popularity (n,)`` among the items with the same codes ``(n, levels)``, 0 the first.
 
     Equally popular items follow their order.
@@ -90,7 +88,7 @@ def reassign(codes: Codes, sizes: tuple[int, ...], costs: Costs) -> tuple[Codes,
         moved[items, -1], level[items] = _spread(items, codes[items, -1], free, costs)
     if not level.any():
         return moved, sizes
-    ranks = ranks_in_groups(group_ids(moved), np.lexsort([np.arange(len(moved)), level]))
+    ranks = ranks_in_groups(group_ids(moved), np.argsort(level, kind="stable"))
     size = max(sizes[-1], int(ranks.max()) + 1)
     return np.concatenate([moved, ranks[:, None].astype(np.int32)], axis=1), (*sizes, size)
 
@@ -162,9 +160,7 @@ def resolve_new(
             lasts = [own[-1], *(code for code in np.argsort(cost, kind="stable").tolist() if code != own[-1])]
         tails = range(sizes[-1]) if extended else [None]
         free = (
-            (*own[:-1], last) if tail is None else (*own[:-1], last, tail)
-            for tail in tails
-            for last in lasts
+            (*own[:-1], last) if tail is None else (*own[:-1], last, tail) for tail in tails for last in lasts
         )
         chosen = next((candidate for candidate in free if candidate not in known), None)
         if chosen is None:

@@ -117,7 +117,7 @@ class Dino(nn.Module):
                 quantiser = quantiser + loss * len(views) / (len(whole) + len(parts))
                 first = codes if first is None else first
                 outputs_of = self.head(latents) / self.settings.student_temperature
-                guesses += list(outputs_of.log_softmax(1).split(len(views[0])))
+                guesses += torch.split(outputs_of.log_softmax(1), len(views[0]))
         assert first is not None
         terms = {"distillation": distillation(targets, guesses), "quantiser": quantiser}
         return terms, first[: len(whole[0])], torch.cat(targets).mean(0)
@@ -200,7 +200,8 @@ class _Training:
         )
         counts = torch.zeros(settings.levels, settings.size, dtype=torch.int64)
         total, mean_output = 0.0, torch.zeros(settings.prototypes)
-        for rows in torch.randperm(len(self.pictures), generator=self.generator).split(settings.batch_size):
+        order = torch.randperm(len(self.pictures), generator=self.generator)
+        for rows in torch.split(order, settings.batch_size):
             batch = scale(self.pictures[rows.numpy()])
             whole = [random_crops(batch, settings.global_size, (0.4, 1.0), self.generator) for _ in range(2)]
             parts = [

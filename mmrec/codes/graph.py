@@ -143,7 +143,7 @@ def train_encoder(
             for _ in range(settings.graph_epochs):
                 total = 0.0
                 order = torch.randperm(len(users), generator=generator)
-                for cut in order.split(settings.graph_batch_size):
+                for cut in torch.split(order, settings.graph_batch_size):
                     repeated = users[cut].repeat_interleave(settings.negatives)
                     negatives = sampler.sample(repeated, generator)
                     of_users, of_items = encoder(rows, own, neighbours)

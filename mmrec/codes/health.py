@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mmrec.codes.collisions import group_sizes
 from mmrec.codes.quantiser import Codes, Rows
 from mmrec.errors import FeatureError
+from mmrec.files import read_json
 
 LEAST_USAGE = 0.5
 NEIGHBOURS = 10
@@ -96,6 +98,16 @@ class Health:
         if self.seconds:
             lines.append("seconds         " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()))
         return "\n".join(lines)
+
+
+def read_health(folder: Path) -> Health:
+    """The report in a folder of codes.
+
+    Raises:
+        DataError: There is none, or it is damaged.
+    """
+    document = read_json(folder / "health.json")
+    return Health(**{**document, "levels": [Level(**level) for level in document["levels"]]})
 
 
 def measure(

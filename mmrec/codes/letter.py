@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -102,10 +100,13 @@ def diversity(codebook: Tensor, codes: Tensor, groups: Tensor, generator: torch.
     found = positives >= 0
     if not found.any():
         return codebook.sum() * 0
-    logits = codebook @ codebook.T  # of all codes once, not of each item: a batch has more items than a book codes
+    logits = (
+        codebook @ codebook.T
+    )  # of all codes once, not of each item: a batch has more items than a book codes
     own = torch.eye(len(codebook), dtype=torch.bool)
     shares = logits.masked_fill(own, -torch.inf).log_softmax(1)
-    return -shares[codes[found], positives[found]].mean()
+    drawn: Tensor = shares[codes[found], positives[found]]
+    return -drawn.mean()
 
 
 def draw_positives(codes: Tensor, groups: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,7 +125,8 @@ def fit_width(targets: Tensor, width: int) -> Tensor:
     if targets.shape[1] <= width:
         return torch.nn.functional.pad(targets, (0, width - targets.shape[1]))
     left, spread, _ = torch.linalg.svd(targets, full_matrices=False)
-    return left[:, :width] * spread[:width]
+    fitting: Tensor = left[:, :width] * spread[:width]
+    return fitting
 
 
 def fit(
@@ -160,13 +162,13 @@ def fit(
     model = build(inputs.shape[1], settings, generator, Letter)
     assert isinstance(model, Letter)
     model.prepare(inputs, generator)
-    parts: Sequence[Tensor | None] = (None, None)
+    wanted = known = None
     if settings.alpha and targets is not None:
         own = as_tensor(targets[0][fitted])
         if settings.unit_targets:
             own = torch.nn.functional.normalize(own, dim=1)
-        parts = (fit_width(own, settings.latent), torch.from_numpy(targets[1][fitted]))
+        wanted, known = fit_width(own, settings.latent), torch.from_numpy(targets[1][fitted])
     draws = torch.Generator().manual_seed(child_seed(generator)) if settings.diversity else None
-    model.align(*parts, draws)
+    model.align(wanted, known, draws)
     notes = train(model, inputs, generator, "letter", show_progress=show_progress)
     return Fitted(model.eval(), vectors, notes=notes)

@@ -118,7 +118,9 @@ def fit(
 
     size, levels = settings.size, settings.levels
     if size & (size - 1):
-        raise ConfigError("size: a power of two for product codes", str(size), "choose --size 256, for example")
+        raise ConfigError(
+            "size: a power of two for product codes", str(size), "choose --size 256, for example"
+        )
     rows = np.asarray(vectors[fitted], dtype=np.float32)
     mean, matrix = rows.mean(0), np.eye(rows.shape[1], dtype=np.float32)
     if rows.shape[1] > settings.pca:
@@ -149,5 +151,7 @@ def fit(
 def _quantiser(faiss: Any, width: int, levels: int, size: int, seed: int) -> Any:
     quantiser = faiss.ProductQuantizer(width, levels, size.bit_length() - 1)
     quantiser.cp.seed = seed
-    quantiser.cp.min_points_per_centroid = 1  # small catalogues have fewer, and the health report shows what came of it
+    quantiser.cp.min_points_per_centroid = (
+        1  # small catalogues have fewer, and the health report shows what came of it
+    )
     return quantiser

@@ -244,7 +244,9 @@ def train(
     settings = model.settings
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     counts = torch.zeros(settings.levels, settings.size, dtype=torch.int64)
-    restarts = range(settings.restart_every, int(settings.epochs * RESTART_SHARE) + 1, settings.restart_every or 1)
+    restarts = range(
+        settings.restart_every, int(settings.epochs * RESTART_SHARE) + 1, settings.restart_every or 1
+    )
     means: dict[str, float] = {}
     with Progress(title, settings.epochs, unit="epochs", show=show_progress) as progress:
         for epoch in range(settings.epochs):
@@ -253,7 +255,7 @@ def train(
                 counts.zero_()
             model.on_epoch(epoch)
             totals: dict[str, Tensor] = {}
-            for items in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):
+            for items in torch.split(torch.randperm(len(inputs), generator=generator), settings.batch_size):
                 done = model.run(inputs[items])
                 terms = model.terms(done, items)
                 optimizer.zero_grad()

@@ -83,7 +83,7 @@ class Views:
             hint = did_you_mean(wrong, list(self.names)) if wrong else "give an array for each name"
             raise FeatureError(f"vectors of {', '.join(self.names)}", ", ".join(given), hint)
         views = [np.asarray(given[name]) for name in self.names]
-        masks = []
+        masks: list[Mask] = []
         for name, view, mean in zip(self.names, views, self.means, strict=True):
             if view.ndim != 2 or view.shape != (len(views[0]), len(mean)):
                 raise FeatureError(
@@ -92,7 +92,7 @@ class Views:
                     "encode the new items as the catalogue was",
                 )
             check_vectors(view, np.ones(len(view), dtype=np.bool_), len(view), source=name)
-            masks.append(view.any(axis=1))
+            masks.append(np.asarray(view.any(axis=1)))
         return self.join(views, masks)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
