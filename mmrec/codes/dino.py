@@ -110,7 +110,8 @@ class Dino(nn.Module):
             outputs = [self.teacher_head(self.teacher(view)) for view in whole]
             targets = [((output - self.centre) / temperature).softmax(1) for output in outputs]
             self.move_centre(torch.cat(outputs))
-        guesses, first, quantiser = [], None, self.centre.new_zeros(())
+        guesses: list[Tensor] = []
+        first, quantiser = None, self.centre.new_zeros(())
         for views in (whole, parts):
             if views:
                 latents, codes, loss = self.quantise(self.student(torch.cat(list(views))))

@@ -154,7 +154,7 @@ def train_encoder(
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
-                    total += float(loss) * len(cut)
+                    total += float(loss.detach()) * len(cut)
                 mean = total / len(users)
                 if not np.isfinite(mean):
                     raise FeatureError("a finite loss", f"{mean}", f"graph_lr={settings.graph_lr / 10:g}")

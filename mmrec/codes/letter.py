@@ -19,6 +19,7 @@ class LetterSettings(RQVAESettings):
     """Settings of LETTER; with ``alpha`` and ``diversity`` 0 it is RQ-VAE."""
 
     levels: int = Field(4, ge=1, le=256)
+    sinkhorn: float = Field(0.003, ge=0)
     alpha: float = Field(0.01, ge=0, description="weight of the alignment with collaborative vectors")
     diversity: float = Field(1e-4, ge=0, description="weight of the diversity of code vectors")
     groups: int = Field(10, ge=2, description="groups of like code vectors in each codebook")

@@ -62,7 +62,8 @@ class ProductQuantiser:
     def _parts(self, vectors: Rows) -> Tensor:
         """``(levels, n, width)``."""
         rows = (as_tensor(vectors) - self.mean) @ self.matrix.T
-        return rows.view(len(rows), len(self.centroids), -1).transpose(0, 1)
+        levels, _, width = self.centroids.shape
+        return rows.view(len(rows), levels, width).transpose(0, 1)
 
     def encode(self, vectors: Rows) -> Codes:
         """Codes ``(n, levels)`` of vectors ``(n, d)``."""

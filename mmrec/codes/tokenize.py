@@ -315,15 +315,15 @@ def _fit(
     allow_collapse: bool,
     show_progress: bool,
 ) -> Fitted:
-    more: dict[str, Any] = {
+    arguments: dict[str, dict[str, Any]] = {
         "letter": {"targets": sources.targets},
         "pq": {"rotate": False},
         "opq": {"rotate": True},
         "graph-rqvae": {"train": parts.train},
         "rq-dino": {"allow_collapse": allow_collapse},
-    }.get(method, {})
+    }
     fit: Callable[..., Fitted] = load_class(f"{METHODS[method].module}:fit")
-    return fit(sources.inputs, learned, settings, generator, show_progress=show_progress, **more)
+    return fit(sources.inputs, learned, settings, generator, show_progress=show_progress, **arguments.get(method, {}))
 
 
 def _judge(health: reports.Health, *, allow_collapse: bool) -> None:
