@@ -41,7 +41,8 @@ def ranks_in_groups(groups: Ids, order: Ids) -> Ids:
 def append_index(codes: Codes, sizes: tuple[int, ...]) -> tuple[Codes, tuple[int, ...]]:
     """One more code: 0, 1, 2, … in the order of the items with the same codes ``(n, levels)``; 0 for an item alone.
 
-    The new level has as many codes as the one before it, or as the largest group needs, so that new items find room.
+    The new level has as many codes as the one before it, or an eighth more than the largest group needs: new items
+    need room as well.
 
     Source: Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2023.
     """
@@ -60,8 +61,13 @@ def append_popularity(codes: Codes, sizes: tuple[int, ...], popularity: Ids) -> 
 
 def _append(codes: Codes, sizes: tuple[int, ...], order: Ids) -> tuple[Codes, tuple[int, ...]]:
     ranks = ranks_in_groups(group_ids(codes), order)
-    size = max(sizes[-1], int(ranks.max(initial=0)) + 1)
+    size = with_room(sizes[-1], int(ranks.max(initial=0)) + 1)
     return np.concatenate([codes, ranks[:, None].astype(np.int32)], axis=1), (*sizes, size)
+
+
+def with_room(size: int, largest: int) -> int:
+    """Codes of an added level, where the level before has ``size`` and the largest group ``largest`` items."""
+    return max(size, largest + largest // 8 + 1)
 
 
 def reassign(codes: Codes, sizes: tuple[int, ...], costs: Costs) -> tuple[Codes, tuple[int, ...]]:
@@ -89,7 +95,7 @@ def reassign(codes: Codes, sizes: tuple[int, ...], costs: Costs) -> tuple[Codes,
     if not level.any():
         return moved, sizes
     ranks = ranks_in_groups(group_ids(moved), np.argsort(level, kind="stable"))
-    size = max(sizes[-1], int(ranks.max()) + 1)
+    size = with_room(sizes[-1], int(ranks.max()) + 1)
     return np.concatenate([moved, ranks[:, None].astype(np.int32)], axis=1), (*sizes, size)
 
 

@@ -323,7 +323,9 @@ def _fit(
         "rq-dino": {"allow_collapse": allow_collapse},
     }
     fit: Callable[..., Fitted] = load_class(f"{METHODS[method].module}:fit")
-    return fit(sources.inputs, learned, settings, generator, show_progress=show_progress, **arguments.get(method, {}))
+    return fit(
+        sources.inputs, learned, settings, generator, show_progress=show_progress, **arguments.get(method, {})
+    )
 
 
 def _judge(health: reports.Health, *, allow_collapse: bool) -> None:

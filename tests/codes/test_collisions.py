@@ -26,7 +26,7 @@ def test_index_by_hand() -> None:
     codes = np.array([[1, 0], [0, 0], [1, 0], [1, 1], [1, 0]], dtype=np.int32)
     found, sizes = append_index(codes, (2, 2))
     assert found.tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 1], [1, 1, 0], [1, 0, 2]]
-    assert sizes == (2, 2, 3)
+    assert sizes == (2, 2, 4)
     assert append_index(codes, (8, 8))[1] == (8, 8, 8)
 
 
@@ -42,9 +42,7 @@ def test_popularity_is_a_permutation_that_never_rises() -> None:
 
 @pytest.mark.parametrize("method", ["index", "popularity", "reassign"])
 @pytest.mark.parametrize("n", [1, 10, 60, 200])
-def test_always_a_bijection_that_starts_with_the_old_codes(
-    method: collisions.Collisions, n: int
-) -> None:
+def test_always_a_bijection_that_starts_with_the_old_codes(method: collisions.Collisions, n: int) -> None:
     codes, costs = random_codes(n), random_costs(n)
     popularity = np.random.default_rng(2).integers(9, size=n)
     for _ in range(2):
@@ -54,9 +52,7 @@ def test_always_a_bijection_that_starts_with_the_old_codes(
         check_codes(found, sizes, n, source="test")
         kept = 2 if method == "reassign" else 3
         assert (found[:, :kept] == codes[:, :kept]).all()
-        again, _ = resolve(
-            method, codes, (3, 2, 4), popularity=popularity, costs=lambda items: costs[items]
-        )
+        again, _ = resolve(method, codes, (3, 2, 4), popularity=popularity, costs=lambda items: costs[items])
         assert (again == found).all()
 
 

@@ -82,7 +82,7 @@ def test_alignment_brings_what_is_bought_together_closer() -> None:
     """Where content says little about who buys what, codes do only with alignment."""
     block = np.arange(200) % 4
     targets = np.eye(4, dtype=np.float32)[block]
-    content = np.concatenate([rows(), targets + 0.1 * rows(d=4, seed=2)], axis=1)
+    content = np.concatenate([rows(d=30, seed=4), targets + 0.1 * rows(d=4, seed=2)], axis=1)
     shares = []
     for alpha in (0.0, 30.0):
         more = {"levels": 2, "alpha": alpha, "diversity": 0, "sinkhorn": 0, "lr": 0.01}

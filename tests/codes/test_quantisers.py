@@ -288,4 +288,6 @@ class TestProduct:
     def test_refuses_what_it_cannot_do(self) -> None:
         for settings, words in (({"size": 10}, "power of two"), ({"levels": 11, "size": 8}, "at most 10")):
             with pytest.raises(ConfigError, match=words):
-                product.fit(rows(), EVERYTHING, product.ProductSettings(**settings), generator(), rotate=False)
+                product.fit(
+                    rows(), EVERYTHING, product.ProductSettings(**settings), generator(), rotate=False
+                )
