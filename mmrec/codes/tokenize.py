@@ -27,7 +27,15 @@ from mmrec.data.dataset import Dataset, Split
 from mmrec.encode.encoders import check_choice
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, DataError, FeatureError, did_you_mean
-from mmrec.files import atomic_folder, content_hash, read_json, sha256_file, write_array, write_json
+from mmrec.files import (
+    content_hash,
+    disk_errors,
+    read_json,
+    sha256_file,
+    sync_folder,
+    write_array,
+    write_json,
+)
 from mmrec.progress import note
 from mmrec.registry import load_class
 from mmrec.runs import BEST, Run, environment
@@ -358,11 +366,21 @@ def _find(target: Path, content: Mapping[str, Any], n_items: int, *, overwrite: 
 
 
 def _replace(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder beside ``target`` and give it that name; what was there goes when the new one is whole."""
-    fresh, old = (target.with_name(f".{target.name}.{state}-{os.getpid()}") for state in ("new", "old"))
-    with atomic_folder(fresh) as folder:
-        write(folder)
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Write a folder beside ``target`` and give it that name; what was there goes when the new one is whole.
+
+    It is written one level too deep to be taken for a table of codes, should the process be killed.
+
+    Raises:
+        DiskError: The disk is full or may not be written.
+    """
+    workplace = target.parent / f".partial-{target.name}-{os.getpid()}"
+    with disk_errors(target):
+        try:
+            (workplace / "new").mkdir(parents=True)
+            write(workplace / "new")
+            if target.exists():
+                target.rename(workplace / "old")
+            (workplace / "new").rename(target)
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)

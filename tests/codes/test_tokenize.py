@@ -177,7 +177,7 @@ def test_a_run_that_only_scores_has_no_item_vectors(shop: Dataset, tmp_path: Pat
     ("changes", "kind", "words"),
     [
         ({"method": "kmeans"}, ConfigError, "residual-kmeans"),
-        ({"features": ["text-smal"]}, FeatureError, "did you mean 'text-small'"),
+        ({"features": ["text-smalls"]}, FeatureError, "did you mean 'text-small'"),
         ({"features": []}, ConfigError, "--features"),
         ({"size": 64}, FeatureError, "at least 64 distinct vectors"),
         ({"size": 1}, ConfigError, "size"),
