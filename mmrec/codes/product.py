@@ -25,6 +25,7 @@ from mmrec.codes.quantiser import (
 )
 from mmrec.encode.subspaces import PCA
 from mmrec.errors import ConfigError
+from mmrec.progress import note
 
 
 class ProductSettings(Settings):
@@ -110,13 +111,15 @@ def fit(
         settings: Settings.
         generator: Seeds k-means.
         rotate: Learn a rotation that makes the parts lose least (OPQ).
-        show_progress: Nothing to show: FAISS takes seconds.
+        show_progress: Say that FAISS is at work, which shows nothing itself (minutes for OPQ of a few thousand items).
 
     Raises:
         ConfigError: Codes per level are no power of two, or there are more levels than columns.
     """
     import faiss
 
+    if show_progress:
+        note(f"{'opq' if rotate else 'pq'}: FAISS learns from {int(fitted.sum()):,} items")
     size, levels = settings.size, settings.levels
     if size & (size - 1):
         raise ConfigError(

@@ -86,7 +86,7 @@ def test_alignment_brings_what_is_bought_together_closer() -> None:
     shares = []
     for alpha in (0.0, 30.0):
         more = {"levels": 2, "alpha": alpha, "diversity": 0, "sinkhorn": 0, "lr": 0.01}
-        settings = LetterSettings(**{**SMALL, "epochs": 40}, **more)
+        settings = LetterSettings(**{**SMALL, "epochs": 25}, **more)
         made = letter.fit(
             content, EVERYTHING, settings, generator(), targets=(targets, EVERYTHING), show_progress=False
         )

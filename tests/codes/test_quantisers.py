@@ -233,9 +233,9 @@ class TestRQVAE:
 
     def test_training_lowers_the_loss(self) -> None:
         short, long = (fitted("rqvae").notes, rqvae.fit(
-            rows(), EVERYTHING, RQVAESettings(**{**SMALL, "epochs": 60}), generator(), show_progress=False
+            rows(), EVERYTHING, RQVAESettings(**{**SMALL, "epochs": 30}), generator(), show_progress=False
         ).notes)  # fmt: skip
-        assert long["reconstruction"] < 0.8 * short["reconstruction"]
+        assert long["reconstruction"] < 0.9 * short["reconstruction"]
 
     def test_dead_codes_come_back(self) -> None:
         model = self.model()
