@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrec.codes.table import CodeTable
+    from mmrec.codes.tokenize import tokenize
     from mmrec.compare import compare
     from mmrec.data.dataset import Dataset, load
     from mmrec.data.importers import import_dataset
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "CodeTable": "mmrec.codes.table",
     "Dataset": "mmrec.data.dataset",
     "FeatureTable": "mmrec.encode.features",
     "MMRecError": "mmrec.errors",
@@ -42,11 +45,13 @@ _PUBLIC = {
     "load": "mmrec.data.dataset",
     "recommend": "mmrec.recommend",
     "split": "mmrec.data.split",
+    "tokenize": "mmrec.codes.tokenize",
     "train": "mmrec.train",
     "tune": "mmrec.tune",
 }
 
 __all__ = [
+    "CodeTable",
     "Dataset",
     "FeatureTable",
     "MMRecError",
@@ -62,6 +67,7 @@ __all__ = [
     "load",
     "recommend",
     "split",
+    "tokenize",
     "train",
     "tune",
 ]

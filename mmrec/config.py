@@ -111,7 +111,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 def _build(document: dict[str, Any], overrides: Sequence[str], where: str) -> ExperimentConfig:
     for override in overrides:
-        _apply_override(document, override)
+        apply_override(document, override)
     filled = {key: value for key, value in document.items() if value is not None}  # "params:" and no more
     config = validate(ExperimentConfig, filled, where)
     params = validate(model_class(config.model).config_type, config.params, where=f"params of {config.model}")
@@ -295,7 +295,12 @@ def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in value.items()}
 
 
-def _apply_override(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Put ``key.subkey=value`` into a document; the value is YAML.
+
+    Raises:
+        ConfigError: No such pair, no YAML, or a key below one that holds a value.
+    """
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError("key.subkey=value", repr(override), "for example --set train.lr=0.01")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from mmrec import __version__
+from mmrec.cli.codes import tokenize
 from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
 from mmrec.cli.data import data_app, encode
 from mmrec.errors import MMRecError
@@ -58,6 +59,9 @@ def main() -> None:
 app.command(
     epilog="Example: mmrec encode datasets/shop --modality text --encoder sentence-transformers/all-MiniLM-L6-v2 --name text-minilm"
 )(encode)
+app.command(
+    epilog="Example: mmrec tokenize datasets/shop --features text-minilm --levels 3 --size 256 --name text-kmeans"
+)(tokenize)
 
 
 @app.command(epilog="Example: mmrec train freedom --data datasets/shop --features text=text-tfidf --seed 1")
