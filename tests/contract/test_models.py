@@ -261,7 +261,7 @@ def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
     model = new_model(name, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     begin_epoch(model, 0)
-    size = 256 if hasattr(model, "max_length") else 2048  # users have hundreds of items here
+    size = 64 if hasattr(model, "max_length") else 2048  # users have hundreds of items here
     for number, batch in enumerate(batches(model, data, size, 0)):
         step(model, optimizer, batch)
         if number == 2:
