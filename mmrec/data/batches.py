@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmrec.data.dataset import TrainingData
@@ -477,6 +478,14 @@ def _subsets(counts: Ids, size: int, rng: np.random.Generator) -> Ids:
     return chosen
 
 
+def _mixed(keys: NDArray[Any]) -> NDArray[np.uint64]:
+    """Numbers that look random, one for each integer: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    keys = keys.astype(np.uint64)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
+
+
 def some_items(histories: Histories, users: Ids, max_items: int) -> Tensor:
     """Items ``(b, t)`` of each user, then -1; at most ``max_items``, and t is at least 1.
 
@@ -489,9 +498,7 @@ def some_items(histories: Histories, users: Ids, max_items: int) -> Tensor:
         max_items: How many items are shown.
     """
     rows, items = histories.users, histories.items
-    with np.errstate(over="ignore"):
-        keys = (users[rows] * np.int64(1_000_003) + items) * np.int64(-7046029254386353131)
-    order = np.lexsort([keys ^ (keys >> 32), rows])
+    order = np.lexsort([_mixed(_mixed(users)[rows] + items.astype(np.uint64)), rows])
     ends = np.minimum(histories.counts, max_items) + histories.offsets[:-1]
     shown, lengths = _windows(items[order], histories.offsets[:-1], ends, max_items)
     return shown[:, : max(int(lengths.max()), 1)]
