@@ -81,11 +81,14 @@ def beam_search(
         exist = children.exist if alive is None else children.exist & alive[level][children.nodes]
         if forbidden is not None and level == trie.levels - 1:
             exist = exist & ~_among(forbidden, trie.items[children.nodes], len(trie.items))
-        gains = _log_probabilities(logits.float(), children.codes, children.exist, among_children)
+        gains = torch.zeros(exist.shape, device=exist.device)
+        if not among_children or trie.widths[level] > 1:  # what must follow has probability 1
+            gains = _log_probabilities(logits.float(), children.codes, children.exist, among_children)
         totals = torch.where(exist, scores[..., None] + gains, -torch.inf).flatten(1)
         scores, best = totals.topk(min(width, totals.shape[1]))
         nodes = children.nodes.flatten(1).gather(1, best)
-        if level + 1 < trie.levels:
+        open_end = not among_children or any(width > 1 for width in trie.widths[level + 1 :])
+        if level + 1 < trie.levels and open_end:
             codes = children.codes.flatten(1).gather(1, best)
             logits = speller.step(level + 1, best // trie.widths[level], codes)
     return Beams(trie.items[nodes].masked_fill(scores == -torch.inf, -1), scores)

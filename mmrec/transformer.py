@@ -201,16 +201,38 @@ class Spelling:
 
     Attributes:
         memory: Of each block keys and values ``(b, heads, t, d)`` of the user's history, and what hides its padding.
-        own: Of each block keys and values ``(b, w, heads, n, d)`` of the n codes spelt so far.
+        own: Of each block keys and values ``(2, b, w, heads, n, d)`` of the n codes spelt so far.
+        parents: ``(b, w)`` which of those beams go on; all, as they are, if None.
     """
 
     memory: list[tuple[Tensor, Tensor, Tensor]]
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    own: list[Tensor] = field(default_factory=list)
+    parents: Tensor | None = None
 
     def follow(self, parents: Tensor) -> None:
-        """Keep of each user the beams ``parents (b, w')``, in this order."""
-        users = torch.arange(len(parents), device=parents.device)[:, None]
-        self.own = [(keys[users, parents], values[users, parents]) for keys, values in self.own]
+        """Keep of each user the beams ``parents (b, w')``, in this order, from the next step on."""
+        self.parents = parents
+
+    def extend(self, layer: int, rows: Tensor) -> Tensor:
+        """What a block has kept of the beams that go on, and behind it ``rows (2, b, w, heads, 1, d)`` of the new codes.
+
+        One copy of ``(2, b, w, heads, n + 1, d)`` in all: the parents' rows are written where they are to be read.
+        """
+        if layer == len(self.own):
+            self.own.append(rows)
+            return rows
+        before = self.own[layer]
+        _, b, w, heads, _, d = rows.shape
+        n = before.shape[4]
+        joined = rows.new_empty(2, b, w, heads, n + 1, d)
+        if self.parents is None:
+            joined[..., :n, :] = before
+        else:
+            users = torch.arange(b, device=rows.device)[:, None]
+            joined[..., :n, :] = before[:, users, self.parents]
+        joined[..., n:, :] = rows
+        self.own[layer] = joined
+        return joined
 
     def select(self, users: Tensor) -> Self:
         """The same, nothing spelt yet, of some users ``(n,)``."""
@@ -254,19 +276,16 @@ class Decoder(nn.Module):
         copied for a beam but the few codes that it has spelt.
         """
         b, w, _ = rows.shape
-        n = spelling.own[0][0].shape[3] if spelling.own else 0
+        n = spelling.own[0].shape[4] if spelling.own else 0
         bias = self.bias(torch.tensor([n], device=rows.device), torch.arange(n + 1, device=rows.device))
-        states, kept = self.dropout(rows), []
+        states = self.dropout(rows)
         for number, (layer, read) in enumerate(zip(self._blocks(), spelling.memory, strict=True)):
             normed = layer.norm(states)
             one = normed.view(b * w, 1, -1)
-            own = [part.view(b, w, layer.own.heads, 1, -1) for part in layer.own.keys_values(one)]
-            if spelling.own:
-                own = [torch.cat(pair, 3) for pair in zip(spelling.own[number], own, strict=True)]
-            keys, values = own
-            attended = layer.own(one, keys.flatten(0, 1), values.flatten(0, 1), bias[None])
+            new = torch.stack(layer.own.keys_values(one)).view(2, b, w, layer.own.heads, 1, -1)
+            keys, values = spelling.extend(number, new).flatten(1, 2)
+            attended = layer.own(one, keys, values, bias[None])
             states = layer.after_own(states, attended.view(b, w, -1), read)
-            kept.append((keys, values))
-        spelling.own = kept
+        spelling.parents = None
         result: Tensor = self.dropout(self.norm(states))
         return result

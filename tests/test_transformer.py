@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmrec.transformer import (
-    Attention,
     Decoder,
     Encoder,
-    FeedForward,
     RelativeBias,
     Shape,
     hide_padding,
     relative_buckets,
 )
+from tests.t5 import t5_of
 
 SHAPE = Shape(dim=24, inner=40, heads=3, head_dim=16, layers=2, dropout=0.1)
 B, T = 5, 9
@@ -45,69 +46,27 @@ def encode(encoder: Encoder, bias: RelativeBias, inputs: Tensor) -> Tensor:
     return states
 
 
-def copy_attention(ours: Attention, theirs: nn.Module) -> None:
-    for mine, name in ((ours.query, "q"), (ours.key, "k"), (ours.value, "v"), (ours.out, "o")):
-        getattr(theirs, name).weight.data = mine.weight.data
-
-
-def copy_inner(ours: FeedForward, theirs: nn.Module) -> None:
-    theirs.DenseReluDense.wi.weight.data, theirs.DenseReluDense.wo.weight.data = (  # type: ignore[union-attr]
-        ours.first.weight.data,
-        ours.second.weight.data,
-    )
-
-
 @pytest.fixture(scope="module")
-def t5(parts: tuple[Encoder, RelativeBias, Decoder]) -> nn.Module:
-    """transformers' T5 with our weights."""
-    from transformers import T5Config, T5Model
-
-    encoder, bias, decoder = parts
-    config = T5Config(
-        vocab_size=4,
-        d_model=SHAPE.dim,
-        d_kv=SHAPE.head_dim,
-        d_ff=SHAPE.inner,
-        num_layers=SHAPE.layers,
-        num_heads=SHAPE.heads,
-        dropout_rate=0.0,
-    )
-    model = T5Model(config).eval()
-    for ours, theirs in zip(encoder.layers, model.encoder.block, strict=True):
-        copy_attention(ours.attention, theirs.layer[0].SelfAttention)  # type: ignore[arg-type]
-        copy_inner(ours.inner, theirs.layer[1])  # type: ignore[arg-type]
-        theirs.layer[0].layer_norm.weight.data = ours.norm.weight.data  # type: ignore[union-attr]
-        theirs.layer[1].layer_norm.weight.data = ours.norm_inner.weight.data  # type: ignore[union-attr]
-    for ours, theirs in zip(decoder.layers, model.decoder.block, strict=True):
-        copy_attention(ours.own, theirs.layer[0].SelfAttention)  # type: ignore[arg-type]
-        copy_attention(ours.memory, theirs.layer[1].EncDecAttention)  # type: ignore[arg-type]
-        copy_inner(ours.inner, theirs.layer[2])  # type: ignore[arg-type]
-        theirs.layer[0].layer_norm.weight.data = ours.norm.weight.data  # type: ignore[union-attr]
-        theirs.layer[1].layer_norm.weight.data = ours.norm_memory.weight.data  # type: ignore[union-attr]
-        theirs.layer[2].layer_norm.weight.data = ours.norm_inner.weight.data  # type: ignore[union-attr]
-    for mine, stack in ((encoder, model.encoder), (decoder, model.decoder)):
-        stack.final_layer_norm.weight.data = mine.norm.weight.data
-    for table, stack in ((bias.table, model.encoder), (decoder.bias.table, model.decoder)):
-        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data = table.data
-    return model
+def t5(parts: tuple[Encoder, RelativeBias, Decoder]) -> Any:
+    return t5_of(*parts, SHAPE, rows=4)
 
 
-def test_encoder_is_that_of_t5(parts: tuple[Encoder, RelativeBias, Decoder], t5: nn.Module) -> None:
+def test_encoder_is_that_of_t5(parts: tuple[Encoder, RelativeBias, Decoder], t5: Any) -> None:
     inputs = rows(B, T, SHAPE.dim)
     with torch.no_grad():
         ours = encode(parts[0], parts[1], inputs)
-        theirs = t5.encoder(inputs_embeds=inputs, attention_mask=present().long()).last_hidden_state  # type: ignore[operator,union-attr]
+        theirs = t5.encoder(inputs_embeds=inputs, attention_mask=present().long()).last_hidden_state
     inside = present()
     assert torch.allclose(ours[inside], theirs[inside], atol=1e-5)
 
 
-def test_decoder_is_that_of_t5(parts: tuple[Encoder, RelativeBias, Decoder], t5: nn.Module) -> None:
+def test_decoder_is_that_of_t5(parts: tuple[Encoder, RelativeBias, Decoder], t5: Any) -> None:
     encoder, bias, decoder = parts
     inputs, spelt = rows(B, T, SHAPE.dim), rows(B, 4, SHAPE.dim, seed=1)
     with torch.no_grad():
         memory = encode(encoder, bias, inputs)
         ours = decoder(spelt, decoder.read(memory, present()))
-        theirs = t5.decoder(  # type: ignore[operator]
+        theirs = t5.decoder(
             inputs_embeds=spelt, encoder_hidden_states=memory, encoder_attention_mask=present().long()
         ).last_hidden_state
     assert torch.allclose(ours, theirs, atol=1e-5)

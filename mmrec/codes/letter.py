@@ -101,9 +101,7 @@ def diversity(codebook: Tensor, codes: Tensor, groups: Tensor, generator: torch.
     found = positives >= 0
     if not found.any():
         return codebook.sum() * 0
-    logits = (
-        codebook @ codebook.T
-    )  # of all codes once, not of each item: a batch has more items than a book codes
+    logits = codebook @ codebook.T  # once for all items: a batch has more of them than a book has codes
     own = torch.eye(len(codebook), dtype=torch.bool)
     shares = logits.masked_fill(own, -torch.inf).log_softmax(1)
     drawn: Tensor = shares[codes[found], positives[found]]

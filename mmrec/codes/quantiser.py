@@ -15,9 +15,7 @@ Rows = NDArray[np.floating[Any]]
 Codes = NDArray[np.int32]
 Tensors = dict[str, torch.Tensor]
 
-BLOCK_ROWS = (
-    8192  # rows quantised at once: their distances to a few hundred codes fit the cache's neighbourhood
-)
+BLOCK_ROWS = 8192  # rows quantised at once: their distances to a few hundred codes take some megabytes
 
 
 class Settings(BaseModel):

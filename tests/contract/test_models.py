@@ -262,7 +262,7 @@ def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     begin_epoch(model, 0)
     reads_items = hasattr(model, "max_length") or hasattr(model, "max_items")
-    size = 256 if reads_items else 2048  # users have hundreds of items here
+    size = 64 if reads_items else 2048  # users have hundreds of items here
     for number, batch in enumerate(batches(model, data, size, 0)):
         step(model, optimizer, batch)
         if number == 2:

@@ -138,7 +138,7 @@ class Speller:
 
     def start(self) -> Tensor:
         """Logits of the first code."""
-        self.spelling.own = []
+        self.spelling.own, self.spelling.parents = [], None
         return self._next(self.ids.begin.expand(self.n_users, 1, -1), 0)
 
     def step(self, level: int, parents: Tensor, codes: Tensor) -> Tensor:
