@@ -478,12 +478,13 @@ def _subsets(counts: Ids, size: int, rng: np.random.Generator) -> Ids:
     return chosen
 
 
-def _mixed(keys: NDArray[Any]) -> NDArray[np.uint64]:
+def _mixed(numbers: NDArray[Any]) -> NDArray[np.uint64]:
     """Numbers that look random, one for each integer: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
-    keys = keys.astype(np.uint64)
+    keys: NDArray[np.uint64] = numbers.astype(np.uint64)
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
+    keys ^= keys >> np.uint64(31)
+    return keys
 
 
 def some_items(histories: Histories, users: Ids, max_items: int) -> Tensor:

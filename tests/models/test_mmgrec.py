@@ -16,7 +16,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import FeatureError
 from mmrec.files import sha256_file, write_array
-from mmrec.models.contracts import Users, reads_sequences, scoring
+from mmrec.models.contracts import reads_sequences, scoring
 from mmrec.models.generative.graph_vectors import Config as NoConfig
 from mmrec.models.generative.graph_vectors import GraphVectors
 from mmrec.models.generative.mmgrec import Config, MMGRec, RelationAttention
