@@ -168,12 +168,24 @@ def _check_codes(config: ExperimentConfig, dataset: Dataset) -> None:
         )
 
 
+def _check_origin_of_codes(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
+    for name in config.codes.values():
+        made: Mapping[str, Any] = dataset.codes(name).manifest.get("content", {})
+        knows_interactions = "run" in made or made.get("method") == "graph-rqvae"
+        if knows_interactions and made["split"]["hash"] != split.hash:
+            raise DataError(
+                f"codes learned from the training interactions of the split {split.name!r}",
+                f"{name}, learned from those of {made['split']['name']!r}: they may know what is held out here",
+                f"mmrec tokenize {dataset.path} --split {split.name} with another --name",
+            )
+
+
 def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
     """Refuse now what would fail later, perhaps after hours.
 
     Raises:
         ConfigError: Features or list lengths that do not fit model and dataset.
-        DataError: No validation items.
+        DataError: No validation items, or codes that may know them.
     """
     if model_class(config.model).modalities == "required" and not config.features:
         names = ", ".join(dataset.feature_names()) or f"none yet: mmrec encode {dataset.path} --modality text"
@@ -183,6 +195,7 @@ def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> 
             f"name one of this dataset's features ({names}), or choose a model without (mmrec models)",
         )
     _check_codes(config, dataset)
+    _check_origin_of_codes(config, dataset, split)
     _, k = parse_metric(config.train.monitor, USER_METRICS)
     for key, length in (("train.monitor", k), ("evaluate.ks", max(config.evaluate.ks))):
         if length > dataset.n_items:

@@ -65,16 +65,24 @@ def planted_blocks(
     n_missing = round(missing * n_items)
     absent = {"text": shuffled[:n_missing], "image": shuffled[n_items - n_missing :]}
     features = {name: _block_features(name, n_items, dim, absent[name], rng) for name in ("text", "image")}
-    data = TrainingData(n_users, n_items, train, features, codes={"items": block_codes(n_items)})
+    data = TrainingData(n_users, n_items, train, features, codes={"items": block_codes(n_items, n_users)})
     return PlantedWorld(data, withheld, np.arange(n_warm, n_items, dtype=np.int64))
 
 
-def block_codes(n_items: int) -> CodeTable:
-    """Semantic IDs of the checkerboard: the block, then two digits of the place in it, which warm items have all."""
+def block_codes(n_items: int, n_users: int) -> CodeTable:
+    """Semantic IDs of the checkerboard: the block, then two digits of the place in it, which warm items have all.
+
+    Beside them lie vectors of users and items, as a graph network would make them.
+    """
     item = np.arange(n_items)
     place = item // 2
     codes = np.stack([item % 2, place % 7, place // 7], 1).astype(np.int32)
-    return CodeTable("planted", codes, (2, 7, int(codes[:, 2].max()) + 1))
+    rng = np.random.default_rng(0)
+    vectors = {
+        name: ((1 - 2 * (np.arange(n) % 2))[:, None] + rng.normal(scale=0.3, size=(n, 8))).astype(np.float32)
+        for name, n in (("item_vectors", n_items), ("user_vectors", n_users))
+    }
+    return CodeTable("planted", codes, (2, 7, int(codes[:, 2].max()) + 1), arrays=vectors)
 
 
 def _block_features(

@@ -26,12 +26,16 @@ class CodeTable:
         codes: ``(n_items, levels)``; no two rows are equal.
         sizes: How many codes each level has; level h holds values from 0 to ``sizes[h] - 1``.
         manifest: Method, settings and seed, hashes of what it was made from, SHA-256 of the files.
+        arrays: What :meth:`array` gives of a table in memory.
+        folder: Where it gives it from, of a table on disk.
     """
 
     name: str
     codes: Codes
     sizes: tuple[int, ...]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         check_codes(self.codes, self.sizes, len(self.codes), source=self.name)
@@ -54,6 +58,21 @@ class CodeTable:
         digest = hashlib.sha256(np.ascontiguousarray(self.codes).tobytes()).hexdigest()
         return content_hash({"codes": digest, "sizes": list(self.sizes)})
 
+    def array(self, name: str) -> NDArray[Any] | None:
+        """What the tokeniser kept besides the codes; None where it kept nothing of that name.
+
+        ``present (n_items,)`` says which items have the content that the codes are made from; ``graph-rqvae`` keeps
+        ``item_vectors (n_items, d)`` and ``user_vectors (n_users, d)``. Read when asked for: most models do not ask.
+
+        Raises:
+            FeatureError: Damaged.
+        """
+        if name in self.arrays:
+            return self.arrays[name]
+        if self.folder is None or f"{name}.npy" not in self.manifest["files"]:
+            return None
+        return _read_array(self.folder, f"{name}.npy", self.manifest)
+
     @classmethod
     def open(cls, folder: Path, *, n_items: int) -> CodeTable:
         """Open a folder of codes.
@@ -62,14 +81,19 @@ class CodeTable:
             FeatureError: Damaged, or of another catalogue.
         """
         manifest = read_json(folder / "manifest.json")
-        try:
-            codes = np.load(folder / "codes.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise FeatureError(f"codes.npy in {folder}", f"{error}", "tokenize again") from None
-        if sha256_file(folder / "codes.npy") != manifest["files"]["codes.npy"]["sha256"]:
-            raise FeatureError(f"codes.npy in {folder} as it was written", "another file", "tokenize again")
+        codes = _read_array(folder, "codes.npy", manifest)
         check_codes(codes, manifest["sizes"], n_items, source=str(folder))
-        return cls(folder.name, codes, tuple(manifest["sizes"]), manifest)
+        return cls(folder.name, codes, tuple(manifest["sizes"]), manifest, folder=folder)
+
+
+def _read_array(folder: Path, file: str, manifest: Mapping[str, Any]) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(folder / file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FeatureError(f"{file} in {folder}", f"{error}", "tokenize again") from None
+    if sha256_file(folder / file) != manifest["files"][file]["sha256"]:
+        raise FeatureError(f"{file} in {folder} as it was written", "another file", "tokenize again")
+    return array
 
 
 def check_codes(codes: NDArray[Any], sizes: Sequence[int], n_items: int, *, source: str) -> None:

@@ -195,7 +195,7 @@ def tokenize(
 
     def write(folder: Path) -> None:
         files = tokeniser.save(folder, content["settings"])
-        for file, array in made.arrays.items():
+        for file, array in {"present": np.asarray(sources.present), **made.arrays}.items():
             write_array(folder / f"{file}.npy", array)
             files[f"{file}.npy"] = {"sha256": sha256_file(folder / f"{file}.npy")}
         write_json(folder / "health.json", health.to_document())

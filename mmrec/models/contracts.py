@@ -9,17 +9,19 @@ A model class declares in one line each::
     config_type = Config       # a frozen pydantic model in the same file
 
 and is built by ``__init__(self, config, data)``. The kinds of batches are those of
-:data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks, and a model
-of semantic IDs ``codes``: "one" table or "several".
+:data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks, one of
+sets ``max_items``, how many it looks at, and a model of semantic IDs ``codes``: "one" table or "several".
 
 Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
-``explain(users) -> Explanation``, for ``mmrec explain``.
+``explain(users) -> Explanation``, for ``mmrec explain``; ``rescore(speller, spell) -> (b, n_items)`` of a generator that
+takes what it spelt, ``spell()``, as candidates only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,7 +29,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from mmrec.beam import Speller, generate
+from mmrec.beam import Beams, Speller, generate
 from mmrec.codes.trie import Trie
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories, Ids
@@ -223,15 +225,25 @@ def _spelt(
         if exclude is not None:
             seen = exclude.select(ids)
             forbidden = (torch.from_numpy(seen.users).to(device), torch.from_numpy(seen.items).to(device))
-        found = generate(
-            model.speller(block),
+        speller, rescores = model.speller(block), hasattr(model, "rescore")
+        spell = partial(
+            generate,
+            speller,
             model.trie,
-            k or n_items,
+            width if rescores else k or n_items,  # as candidates all beams count
             beams=width,
             forbidden=forbidden,
             permitted=None if permitted is None else permitted.to(device),
             among_children=model.config.normalize == "permitted",
         )
-        rows, places = (found.items >= 0).nonzero(as_tuple=True)
-        scores[start + rows, found.items[rows, places]] = found.scores[rows, places]
+        part = model.rescore(speller, spell) if rescores else by_item(spell(), n_items)  # type: ignore[attr-defined]
+        scores[start : start + size] = part
+    return scores
+
+
+def by_item(found: Beams, n_items: int) -> Tensor:
+    """Scores ``(b, n_items)`` with -inf at what was not spelt."""
+    scores = torch.full((len(found.items), n_items), -torch.inf, device=found.items.device)
+    rows, places = (found.items >= 0).nonzero(as_tuple=True)
+    scores[rows, found.items[rows, places]] = found.scores[rows, places]
     return scores

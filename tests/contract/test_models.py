@@ -32,7 +32,7 @@ from tests.learning import (
     step,
     train,
 )
-from tests.worlds import PlantedWorld, planted_blocks
+from tests.worlds import PlantedWorld, block_codes, planted_blocks
 
 # The same list for everybody cannot hold each user's own item.
 IMPERSONAL = {"popularity"}
@@ -254,14 +254,15 @@ def wide_world() -> TrainingData:
     pairs = pairs[rng.permutation(len(pairs))]
     tables = planted_blocks(n_users=2, n_items=1500, dim=64).data
     train = Histories.from_pairs(pairs[:, 0], pairs[:, 1], 2000)
-    return TrainingData(2000, 1500, train, tables.features, codes=tables.codes)
+    return TrainingData(2000, 1500, train, tables.features, codes={"items": block_codes(1500, 2000)})
 
 
 def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
     model = new_model(name, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     begin_epoch(model, 0)
-    size = 64 if hasattr(model, "max_length") else 2048  # users have hundreds of items here
+    reads_items = hasattr(model, "max_length") or hasattr(model, "max_items")
+    size = 64 if reads_items else 2048  # users have hundreds of items here
     for number, batch in enumerate(batches(model, data, size, 0)):
         step(model, optimizer, batch)
         if number == 2:
@@ -394,7 +395,7 @@ class TestScoring:
             data.n_items,
             Histories(offsets, train_pairs.items),
             data.features,
-            codes=data.codes,
+            codes={"items": block_codes(data.n_items, data.n_users + 1)},
         )
         scores = all_scores(train(new_model(name, longer), longer, epochs=2).model, longer)
         assert torch.isfinite(scores).all()

@@ -84,7 +84,10 @@ class TestSequenceBatches:
             one, two, other = (examples(list(batches.epoch(generator(seed)))) for seed in (1, 1, 2))
             assert one == two
             assert one != other and sorted(one) == sorted(other)
-            assert examples(list(batches.epoch(generator(1), 2))) == one[32:]
+            # cut by batches, not by examples: the short one may come anywhere
+            assert examples(list(batches.epoch(generator(1), 2))) == examples(
+                list(batches.epoch(generator(1)))[2:]
+            )
             assert all(sum(item >= 0 for item in items) == length for _, items, length, _ in one)
 
     def test_negatives_are_no_items_of_the_user(self) -> None:

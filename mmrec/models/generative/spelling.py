@@ -87,19 +87,29 @@ class SemanticIDs(nn.Module):
             states * self.config.dim**-0.5, self.embedding[start : start + self.trie.sizes[level]]
         )
 
-    def loss(self, memory: Tensor, present: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy of each level's code of the targets ``(b,)``; their sum is that of the whole ID.
+    def states(self, memory: Tensor, present: Tensor, targets: Tensor) -> Tensor:
+        """The decoder's states ``(b, levels, dim)`` before each code of the targets ``(b,)``.
 
         Args:
             memory: The encoder's states ``(b, t, dim)``.
             present: ``(b, t)`` False at padding.
             targets: Items to spell.
         """
-        codes = self.codes[targets]
-        spelt = gather(self.embedding, (codes + self.offsets)[:, :-1])
+        spelt = gather(self.embedding, (self.codes[targets] + self.offsets)[:, :-1])
         rows = torch.cat([self.begin.expand(len(targets), 1, -1), spelt], 1)
-        states = self.decoder(rows, self.decoder.read(memory, present))
-        terms = {}
+        states: Tensor = self.decoder(rows, self.decoder.read(memory, present))
+        return states
+
+    def loss(self, memory: Tensor, present: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Mean cross-entropy of each level's code of the targets ``(b,)``; their sum is that of the whole ID.
+
+        See :meth:`states` for the arguments.
+        """
+        return self.code_losses(self.states(memory, present, targets), targets)
+
+    def code_losses(self, states: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """:meth:`loss` from :meth:`states`."""
+        codes, terms = self.codes[targets], {}
         for level in range(self.trie.levels):
             logits = self.logits(states[:, level], level).float() / self.config.temperature
             if self.config.softmax == "level":
