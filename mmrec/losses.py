@@ -187,7 +187,8 @@ def uniformity(rows: Tensor, similarity: Tensor | None = None, counts: Tensor | 
     """
     if len(rows) < 2:
         return rows.sum() * 0
-    rows = F.normalize(rows.float(), dim=1)  # in float32 also where the model computes in bfloat16
+    wide = torch.promote_types(rows.dtype, torch.float32)  # also where the model computes in bfloat16
+    rows = F.normalize(rows.to(wide), dim=1)
     counts = rows.new_ones(len(rows)) if counts is None else counts.to(rows.dtype)
     similarity = rows.new_ones(1, 1) if similarity is None else similarity.to(rows.dtype)
     with torch.autocast(rows.device.type, enabled=False):

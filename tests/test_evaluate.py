@@ -178,7 +178,9 @@ def test_validation_items_stand_first_at_test_unless_hidden(
     own_run: Run, small_shop: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts, n_items = small_shop.split(), small_shop.n_items
-    monkeypatch.setattr(mmrec.models.contracts, "scoring", lambda model, train: favour(parts.valid, n_items))
+    monkeypatch.setattr(
+        mmrec.models.contracts, "scoring", lambda model, train, **_: favour(parts.valid, n_items)
+    )
     seen: list[Any] = []
     monkeypatch.setattr(
         "mmrec.evaluate._table", lambda result, dataset: seen.append(result) or pd.DataFrame()
