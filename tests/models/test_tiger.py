@@ -17,6 +17,8 @@ from mmrec.models.generative.spelling import SemanticIDs
 from mmrec.models.generative.tiger import TIGER, Config
 from mmrec.rank import rank
 
+pytestmark = pytest.mark.xdist_group("tiger")  # they share a trained model
+
 N_ITEMS, N_USERS = 40, 2000
 SMALL = {"dim": 32, "inner": 64, "heads": 2, "head_dim": 16, "layers": 1, "dropout": 0.0}
 
