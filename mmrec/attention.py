@@ -17,6 +17,11 @@ def item_rows(table: Tensor, items: Tensor) -> Tensor:
     return gather(table, items.clamp(min=0)) * (items >= 0)[..., None]
 
 
+def trim_padding(items: Tensor) -> Tensor:
+    """Histories ``(b, t)`` without the columns in which all are padding; at least one column is left."""
+    return items[:, : max(int((items >= 0).sum(1).max()), 1)]
+
+
 def last_states(states: Tensor, items: Tensor) -> Tensor:
     """States ``(b, d)`` at the last item of each history; zeros for an empty one."""
     lengths = (items >= 0).sum(1)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmrec.codes.kmeans import kmeans
 from mmrec.codes.pictures import PictureEncoder, Pictures, random_crops, scale
 from mmrec.codes.quantiser import Fitted, Settings, child_seed, squared_distances
-from mmrec.codes.residual import ResidualQuantiser
+from mmrec.codes.residual import ResidualQuantiser, begin_codebooks, restart_dead
 from mmrec.codes.rqvae import RESTART_SHARE
 from mmrec.errors import FeatureError
 from mmrec.progress import Progress, note
@@ -187,9 +186,7 @@ class _Training:
     @torch.no_grad()
     def _begin_codebooks(self) -> None:
         residuals = torch.from_numpy(np.array(self.model.student.embed(self.pictures)))
-        for codebook in self.model.codebooks:
-            codebook.copy_(kmeans(residuals, len(codebook), self.generator))
-            residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
+        begin_codebooks(self.model.codebooks, residuals, self.generator)
 
     def run_epoch(self, epoch: int) -> tuple[float, float]:
         """Mean loss, and the relative entropy of the teacher's mean output."""
@@ -231,11 +228,7 @@ class _Training:
         """Codes that nothing chose become residuals of random pictures."""
         rows = torch.randperm(len(self.pictures), generator=self.generator)[: 4 * self.settings.size]
         residuals = torch.from_numpy(np.array(self.model.student.embed(self.pictures[rows.numpy()])))
-        for level, codebook in enumerate(self.model.codebooks):
-            dead = (counts[level] == 0).nonzero().squeeze(1)
-            drawn = torch.randint(len(residuals), (len(dead),), generator=self.generator)
-            codebook[dead] = residuals[drawn]
-            residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
+        restart_dead(self.model.codebooks, residuals, counts, self.generator)
 
 
 def fit(

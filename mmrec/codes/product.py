@@ -155,7 +155,6 @@ def fit(
 def _quantiser(faiss: Any, width: int, levels: int, size: int, seed: int) -> Any:
     quantiser = faiss.ProductQuantizer(width, levels, size.bit_length() - 1)
     quantiser.cp.seed = seed
-    quantiser.cp.min_points_per_centroid = (
-        1  # small catalogues have fewer, and the health report shows what came of it
-    )
+    # small catalogues have fewer than FAISS wants, and the health report shows what came of it
+    quantiser.cp.min_points_per_centroid = 1
     return quantiser

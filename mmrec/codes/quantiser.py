@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmrec.codes.table import Codes as Codes
+
 Rows = NDArray[np.floating[Any]]
-Codes = NDArray[np.int32]
 Tensors = dict[str, torch.Tensor]
 
 BLOCK_ROWS = 8192  # rows quantised at once: their distances to a few hundred codes take some megabytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -130,6 +130,36 @@ class ResidualQuantiser:
             tensors["scales"],
             bool(metadata["normalise"]),
         )
+
+
+@torch.no_grad()
+def begin_codebooks(codebooks: Iterable[Tensor], residuals: Tensor, generator: torch.Generator) -> None:
+    """Fill codebooks ``(K, d)`` by k-means of the residuals ``(n, d)`` that each level is left with."""
+    for codebook in codebooks:
+        codebook.copy_(kmeans(residuals, len(codebook), generator))
+        residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
+
+
+@torch.no_grad()
+def restart_dead(
+    codebooks: Iterable[Tensor], residuals: Tensor, counts: Tensor, generator: torch.Generator
+) -> int:
+    """Move the codes with ``counts (levels, K)`` of zero to random residuals of their level; how many these were.
+
+    Args:
+        codebooks: ``(K, d)`` for each level.
+        residuals: ``(n, d)`` of the first level.
+        counts: How often each code was chosen.
+        generator: Draws the rows.
+    """
+    moved = 0
+    for level, codebook in enumerate(codebooks):
+        dead = (counts[level] == 0).nonzero().squeeze(1)
+        drawn = torch.randint(len(residuals), (len(dead),), generator=generator)
+        codebook[dead] = residuals[drawn]
+        moved += len(dead)
+        residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
+    return moved
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmrec.codes.kmeans import kmeans
 from mmrec.codes.quantiser import (
     Codes,
     Fitted,
@@ -25,7 +24,7 @@ from mmrec.codes.quantiser import (
     in_blocks,
     squared_distances,
 )
-from mmrec.codes.residual import ResidualQuantiser
+from mmrec.codes.residual import ResidualQuantiser, begin_codebooks, restart_dead
 from mmrec.codes.sinkhorn import balanced_assignment, potentials
 from mmrec.errors import FeatureError
 from mmrec.progress import Progress
@@ -153,23 +152,12 @@ class RQVAE(nn.Module):
         spread = inputs.std(0, correction=0)
         # a column that hardly varies holds rounding errors only: dividing by them would make them the loudest
         self.spread.copy_(torch.where(spread > 1e-6 * spread.max(), spread, 1.0))
-        residuals = self._latents(inputs)
-        for codebook in self.codebooks:
-            codebook.copy_(kmeans(residuals, len(codebook), generator))
-            residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
+        begin_codebooks(self.codebooks, self._latents(inputs), generator)
 
     @torch.no_grad()
     def restart(self, inputs: Tensor, counts: Tensor, generator: torch.Generator) -> int:
         """Move the codes with ``counts (levels, K)`` of zero to residuals of random inputs; how many these were."""
-        residuals = self._latents(inputs)
-        moved = 0
-        for level, codebook in enumerate(self.codebooks):
-            dead = (counts[level] == 0).nonzero().squeeze(1)
-            drawn = torch.randint(len(inputs), (len(dead),), generator=generator)
-            codebook[dead] = residuals[drawn]
-            moved += len(dead)
-            residuals = residuals - codebook[squared_distances(residuals, codebook).argmin(1)]
-        return moved
+        return restart_dead(self.codebooks, self._latents(inputs), counts, generator)
 
     @torch.no_grad()
     def settle(self, inputs: Tensor) -> None:

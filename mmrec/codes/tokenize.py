@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from mmrec.codes.table import CodeTable, write_codes
 from mmrec.codes.views import Views
 from mmrec.config import apply_override, validate
 from mmrec.data.dataset import Dataset, Split
-from mmrec.encode.encoders import check_choice
+from mmrec.encode.encoders import check_choice, check_name
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, DataError, FeatureError, did_you_mean
 from mmrec.files import (
@@ -41,8 +40,6 @@ from mmrec.registry import load_class
 from mmrec.runs import BEST, Run, environment
 
 Mask = NDArray[np.bool_]
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -226,12 +223,7 @@ def _settings(method: str, options: Mapping[str, Any] | Sequence[str], **named: 
 
 
 def _target(data: Dataset, name: str) -> Path:
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            "a name of letters, digits, '.', '_' and '-'",
-            repr(name),
-            "choose another --name, such as text-kmeans",
-        )
+    check_name(name, "text-kmeans")
     return data.path / "codes" / name
 
 

@@ -275,7 +275,7 @@ class Dataset:
 
     def feature_names(self) -> list[str]:
         """Names of the feature tables made so far."""
-        return sorted(file.parent.name for file in (self.path / "features").glob("*/manifest.json"))
+        return self._made("features")
 
     def features(self, name: str) -> FeatureTable:
         """Open a feature table (memory-mapped).
@@ -285,19 +285,12 @@ class Dataset:
         """
         from mmrec.encode.features import FeatureTable
 
-        names = self.feature_names()
-        if name not in names:
-            hint = (
-                did_you_mean(name, names)
-                if names
-                else f"mmrec encode {self.path} --modality text --name {name}"
-            )
-            raise FeatureError(f"features {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
-        return FeatureTable.open(self.path / "features" / name, n_items=self.n_items)
+        folder = self._find("features", name, f"mmrec encode {self.path} --modality text --name {name}")
+        return FeatureTable.open(folder, n_items=self.n_items)
 
     def code_names(self) -> list[str]:
         """Names of the code tables made so far."""
-        return sorted(file.parent.name for file in (self.path / "codes").glob("*/manifest.json"))
+        return self._made("codes")
 
     def codes(self, name: str) -> CodeTable:
         """Open a table of semantic IDs.
@@ -307,11 +300,20 @@ class Dataset:
         """
         from mmrec.codes.table import CodeTable
 
-        names = self.code_names()
+        folder = self._find("codes", name, f"mmrec tokenize {self.path} --name {name}")
+        return CodeTable.open(folder, n_items=self.n_items)
+
+    def _made(self, kind: str) -> list[str]:
+        """Names of the finished tables of a kind, ``features`` or ``codes``."""
+        return sorted(file.parent.name for file in (self.path / kind).glob("*/manifest.json"))
+
+    def _find(self, kind: str, name: str, command: str) -> Path:
+        """The folder of a table; ``command`` makes the first one."""
+        names = self._made(kind)
         if name not in names:
-            hint = did_you_mean(name, names) if names else f"mmrec tokenize {self.path} --name {name}"
-            raise FeatureError(f"codes {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
-        return CodeTable.open(self.path / "codes" / name, n_items=self.n_items)
+            hint = did_you_mean(name, names) if names else command
+            raise FeatureError(f"{kind} {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
+        return self.path / kind / name
 
     def training_data(
         self, split: Split, features: Mapping[str, str], codes: Mapping[str, str] | None = None

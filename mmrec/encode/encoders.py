@@ -203,6 +203,16 @@ def check_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{option}: one of {', '.join(allowed)}", repr(value), f"choose another {option}")
 
 
+def check_name(name: str, example: str) -> None:
+    """Raise ConfigError unless ``name`` can be a folder's; ``example`` is one that can."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            "a name of letters, digits, '.', '_' and '-'",
+            repr(name),
+            f"choose another --name, such as {example}",
+        )
+
+
 def check_at_least(option: str, value: int, least: int) -> None:
     """Raise ConfigError unless ``value`` is ``least`` or more."""
     if value < least:

@@ -19,18 +19,18 @@ from mmrec.encode.encoders import (
     EncoderOptions,
     check_at_least,
     check_choice,
+    check_name,
     choose_encoder,
 )
 from mmrec.encode.features import FeatureTable
 from mmrec.encode.inputs import Batch, Ids, Inputs, collect_inputs, read_batches
 from mmrec.encode.pictures import Reason, quiet_decoding
 from mmrec.encode.shards import Shard, Workplace, open_workplace
-from mmrec.errors import ConfigError, FeatureError
+from mmrec.errors import FeatureError
 from mmrec.files import content_hash, read_json
 from mmrec.memory import keep_freed_memory
 from mmrec.progress import Progress, note
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXAMPLES = 5  # pictures named in the manifest for each reason
 _PACKAGES = ("mmrec", "numpy", "pillow", "scikit-learn", "torch", "transformers", "tokenizers")
 
@@ -332,12 +332,7 @@ def feature_folder(dataset: Dataset, name: str) -> Path:
     Raises:
         ConfigError: The name cannot be a folder's.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            "a name of letters, digits, '.', '_' and '-'",
-            repr(name),
-            "choose another --name, such as text-minilm",
-        )
+    check_name(name, "text-minilm")
     return dataset.path / "features" / name
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmrec.attention import trim_padding
 from mmrec.beam import Beams
 from mmrec.codes.trie import Trie
 from mmrec.data.batches import SequenceBatch, last_items
@@ -139,7 +140,7 @@ class LIGER(nn.Module):
 
     def encode(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """States ``(b, 1 + t * levels, dim)`` of histories ``(b, t)``, oldest first, then -1; and which are there."""
-        items = items[:, : max(int((items >= 0).sum(1).max()), 1)]
+        items = trim_padding(items)
         rows, present = self.ids.rows(items)
         content = self.content(items.clamp(min=0)).repeat_interleave(self.trie.levels, 1)
         rows = rows + content * present[..., None]

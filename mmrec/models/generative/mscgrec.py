@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmrec.attention import trim_padding
 from mmrec.codes.table import CodeTable
 from mmrec.codes.trie import Trie
 from mmrec.data.batches import SequenceBatch, last_items
@@ -162,7 +163,7 @@ class MSCGRec(nn.Module):
 
         ``pool: item`` gives ``(b, t, dim)``.
         """
-        items = items[:, : max(int((items >= 0).sum(1).max()), 1)]
+        items = trim_padding(items)
         present = items >= 0
         rows = self._rows(items) * present[..., None, None]
         present = torch.cat(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mmrec.attention import CausalEncoder, last_states
+from mmrec.attention import CausalEncoder, last_states, trim_padding
 from mmrec.data.batches import HistoryBatch, last_items
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Users
@@ -64,6 +64,7 @@ class RPG(nn.Module):
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
         self.config, self.max_length = config, config.max_length
+        self._graph: Tensor | None = None
         (table,) = data.codes.values()
         self.sizes = table.sizes
         offsets = torch.tensor([0, *table.sizes]).cumsum(0)[:-1]
@@ -104,8 +105,7 @@ class RPG(nn.Module):
 
     def scores(self, users: Users) -> Tensor:
         """``(b, n_items)``; -inf where the search through the graph did not come."""
-        items, lengths = last_items(users.histories, self.max_length)
-        items = items[:, : max(int(lengths.max()), 1)].to(self.places.device)
+        items = trim_padding(last_items(users.histories, self.max_length)[0]).to(self.places.device)
         found = torch.cat(self._log_probabilities(last_states(self._encode(items), items)), 1)
         if self.config.search == "graph":
             return self._walk(found)
@@ -131,8 +131,18 @@ class RPG(nn.Module):
             beams = scores.topk(beams.shape[1]).indices
         return scores
 
+    def train(self, mode: bool = True) -> Self:
+        """Change mode; the graph of items belongs to the codes' embeddings as they are now, and is made anew."""
+        self._graph = None
+        return super().train(mode)
+
     def _neighbours(self) -> Tensor:
-        """``(n_items, edges)`` items by the mean cosine of their codes, code by code."""
+        """``(n_items, edges)`` items by the mean cosine of their codes, code by code; made once for an evaluation."""
+        if self._graph is None:
+            self._graph = self._find_neighbours()
+        return self._graph
+
+    def _find_neighbours(self) -> Tensor:
         unit = F.normalize(gather(F.normalize(self.embedding, dim=1), self.places).flatten(1), dim=1)
         k = min(self.config.edges, len(unit))
         blocks = [(block @ unit.T).topk(k).indices for block in torch.split(unit, 1024)]

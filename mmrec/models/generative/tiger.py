@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mmrec.attention import trim_padding
 from mmrec.codes.trie import Trie
 from mmrec.data.batches import SequenceBatch, last_items
 from mmrec.data.dataset import TrainingData
@@ -62,7 +63,7 @@ class TIGER(nn.Module):
 
     def _encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """States ``(b, 1 + t * levels, dim)`` of users ``(b,)`` and items ``(b, t)``, and which are there."""
-        items = items[:, : max(int((items >= 0).sum(1).max()), 1)]
+        items = trim_padding(items)
         rows, present = self.ids.rows(items)
         user = gather(self.users, users[:, None] % len(self.users))
         rows = torch.cat([user, rows], 1)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mmrec import losses
-from mmrec.attention import last_states
+from mmrec.attention import last_states, trim_padding
 from mmrec.data.batches import HistoryBatch, last_items
 from mmrec.models.contracts import ModelConfig, Users, Vectors
 from mmrec.nn import gather
@@ -47,8 +47,7 @@ def sequence_vectors(encode: Callable[[Tensor], Tensor], table: Tensor, max_leng
     """
 
     def of(users: Users) -> Tensor:
-        items, lengths = last_items(users.histories, max_length)
-        items = items[:, : max(int(lengths.max()), 1)].to(table.device)
+        items = trim_padding(last_items(users.histories, max_length)[0]).to(table.device)
         return last_states(encode(items), items)
 
     return Vectors(table, of)
