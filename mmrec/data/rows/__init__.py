@@ -1,0 +1,1 @@
+"""Rows with labels, for models that predict clicks."""
