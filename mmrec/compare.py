@@ -17,6 +17,7 @@ import numpy as np
 
 from mmrec import tables
 from mmrec.callable_module import make_callable
+from mmrec.config import TrainConfig
 from mmrec.errors import ConfigError, DataError, did_you_mean
 from mmrec.files import content_hash
 from mmrec.results import Result, read_result
@@ -248,7 +249,8 @@ def _group(results: Sequence[Result]) -> list[Row]:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the model: the config, flat, without names and seed."""
     kept = {key: value for key, value in config.items() if key not in _NOT_MODEL}
-    return {key: value for key, value in _flatten(kept).items() if key not in _NOT_TRAINING}
+    defaults = _flatten({"train": TrainConfig().model_dump(mode="json")})  # older runs lack newer keys
+    return {key: value for key, value in (defaults | _flatten(kept)).items() if key not in _NOT_TRAINING}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

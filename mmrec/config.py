@@ -15,6 +15,7 @@ from mmrec.tune.space import SearchConfig, settle
 
 if TYPE_CHECKING:
     from mmrec.data.dataset import Dataset
+    from mmrec.data.rows.dataset import RowDataset
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -27,14 +28,22 @@ class TrainConfig(_Frozen):
     """How to train."""
 
     epochs: int = Field(300, ge=1, description="most epochs")
-    batch_size: int = Field(2048, ge=1, description="training pairs per step")
+    batch_size: int = Field(2048, ge=1, description="training pairs, users or rows per step")
     lr: float = Field(1e-3, gt=0, description="learning rate")
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "exponential", "cosine"] = Field(
+    embedding_decay: float = Field(
+        0.0, ge=0, description="decoupled decay of embedding tables with sparse gradients"
+    )
+    schedule: Literal["constant", "exponential", "cosine", "plateau"] = Field(
         "constant", description="of the learning rate"
     )
-    lr_decay: float = Field(0.96, gt=0, le=1, description="factor per 50 epochs of the exponential schedule")
+    lr_decay: float = Field(
+        0.96,
+        gt=0,
+        le=1,
+        description="factor per 50 epochs of the exponential schedule, after each validation without a new best of plateau",
+    )
     warmup_epochs: int = Field(0, ge=0, description="epochs of linear warm-up")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -43,7 +52,10 @@ class TrainConfig(_Frozen):
     device: str = Field("auto", description="auto, cpu or cuda")
     patience: int = Field(20, ge=1, description="validations without improvement before training stops")
     eval_every: int = Field(1, ge=1, description="epochs between validations")
-    monitor: str = Field("recall@20", description="validation metric that chooses the best epoch")
+    monitor: str = Field(
+        "recall@20",
+        description="validation metric that chooses the best epoch; auc unless set where rows are ranked",
+    )
     seed: int = Field(0, ge=0, description="of initial values, order, negatives and pruning")
     checkpoint_seconds: float = Field(30.0, ge=0, description="most work a crash can cost")
 
@@ -75,6 +87,9 @@ class ExperimentConfig(_Frozen):
     split: str = "default"
     features: dict[str, str] = Field(default_factory=dict, description="modality: name of a feature folder")
     codes: dict[str, str] = Field(default_factory=dict, description="source: name of a folder of codes")
+    histories: Literal["real", "shuffled", "none"] = Field(
+        "real", description="of rows: what is lost when every row gets another one's, or none"
+    )
     params: dict[str, Any] = Field(default_factory=dict, description="hyper-parameters of the model")
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -85,6 +100,8 @@ class ExperimentConfig(_Frozen):
         document = self.model_dump(mode="json")
         if not self.codes:  # most models have none, and their configs should not speak of it
             del document["codes"]
+        if self.histories == "real":
+            del document["histories"]
         if search and self.search != SearchConfig():
             document["search"] = self.search.model_dump(mode="json", exclude_none=True)
         return document
@@ -113,15 +130,22 @@ def _build(document: dict[str, Any], overrides: Sequence[str], where: str) -> Ex
     for override in overrides:
         apply_override(document, override)
     filled = {key: value for key, value in document.items() if value is not None}  # "params:" and no more
+    if _ranks_rows(filled.get("model")):
+        filled["train"] = {"monitor": "auc"} | _section(filled, "train")
     config = validate(ExperimentConfig, filled, where)
     params = validate(model_class(config.model).config_type, config.params, where=f"params of {config.model}")
     search = settle(config.search, {"params": params, "train": config.train}, validate)
     return config.model_copy(update={"params": params.model_dump(mode="json"), "search": search})
 
 
+def _ranks_rows(model: Any) -> bool:
+    """Whether a model is trained on rows with labels; what is no model is complained about later."""
+    return isinstance(model, str) and bool(model_class(model).batches == "rows")
+
+
 def resolve(
     config: str | Path | Mapping[str, Any] | ExperimentConfig,
-    data: Dataset | str | Path | None = None,
+    data: Dataset | RowDataset | str | Path | None = None,
     *,
     features: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,

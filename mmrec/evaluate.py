@@ -14,6 +14,7 @@ from mmrec.callable_module import make_callable
 from mmrec.config import EvaluateConfig, validate
 from mmrec.data.dataset import Dataset, Split
 from mmrec.data.histories import Histories, Ids
+from mmrec.data.rows.dataset import RowDataset
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.files import write_json, write_table
 from mmrec.metrics import catalogue_metrics, find_hits, user_metrics
@@ -129,36 +130,63 @@ def evaluate(
         mask: ``train`` or ``train+valid``; the run's config decides if None. At test only.
 
     Returns:
-        ``{"run", "split", "n_users", "metrics", "slices", "protocol"}``.
+        ``{"run", "split", "n_users", "metrics", "slices", "protocol"}``; of a ranker ``n_rows`` in place of
+        ``n_users`` and no slices.
 
     Raises:
         ConfigError: Unknown part of the split.
         DataError: Dataset, split or features are not those of the run.
         NotFittedError: The run has no usable checkpoint, or is to be tested before it is finished.
     """
-    from mmrec.models.contracts import reads_sequences, scoring
+    run = run if isinstance(run, Run) else Run(run)
+    check_part(run, split)
+    dataset = run.data(data)
+    if isinstance(dataset, RowDataset):
+        from mmrec.evaluate_rows import evaluate_rows
 
+        if mask is not None:
+            raise ConfigError("no mask for rows with labels", repr(mask), "leave out --mask")
+        document, table = evaluate_rows(run, split, dataset, run.split(dataset))
+        _save(run, split, document, table, "per_row")
+        return document
+    document, result = _evaluate_lists(run, split, dataset, run.split(dataset), settings_of(run, split, mask))
+    _save(run, split, document, table_of(result, dataset), "per_user")
+    return document
+
+
+def check_part(run: Run, split: str) -> None:
+    """Check that a run can be evaluated on a part.
+
+    Raises:
+        ConfigError: No part that is evaluated.
+        NotFittedError: It is to be tested before it is finished.
+    """
     if split not in ("valid", "test"):
         raise ConfigError("split valid or test", repr(split), "training items are not evaluated")
-    run = run if isinstance(run, Run) else Run(run)
     if split == "test" and not run.finished:
         raise NotFittedError(
             f"a finished run in {run.path}: its best epoch is not known before",
             f"status {run.manifest['status']!r}",
             f"mmrec train {run.path} --resume",
         )
-    settings = _settings(run, split, mask)
-    dataset = run.dataset(data)
-    parts = run.split(dataset)
+
+
+def _evaluate_lists(
+    run: Run, split: str, dataset: Dataset, parts: Split, settings: EvaluateConfig
+) -> tuple[dict[str, Any], Evaluation]:
+    from mmrec.models.contracts import reads_sequences, scoring
+
     model = run.model(run.training_data(dataset, parts))
-    held = parts.valid if split == "valid" else parts.test
-    known = parts.train.union(parts.valid) if settings.history == "train+valid" else parts.train
-    histories = dataset.in_time(known) if reads_sequences(model) else known
-    hidden = parts.train.union(parts.valid) if settings.mask == "train+valid" else parts.train
+    known, hidden = known_and_hidden(parts, settings)
     result = rank_and_measure(
-        scoring(model, histories, k=max(settings.ks), exclude=hidden),
+        scoring(
+            model,
+            dataset.in_time(known) if reads_sequences(model) else known,
+            k=max(settings.ks),
+            exclude=hidden,
+        ),
         parts.train,
-        held,
+        parts.valid if split == "valid" else parts.test,
         dataset.n_items,
         settings.ks,
         mask=hidden,
@@ -175,11 +203,21 @@ def evaluate(
         "slices": result.slices,
         "protocol": protocol(dataset, parts, settings),
     }
-    _save(run, split, document, result, dataset)
-    return document
+    return document, result
 
 
-def _settings(run: Run, split: str, mask: str | None) -> EvaluateConfig:
+def known_and_hidden(parts: Split, settings: EvaluateConfig) -> tuple[Histories, Histories]:
+    """The items by which each user is known, and those that may not be recommended."""
+    both = (
+        parts.train.union(parts.valid) if "train+valid" in (settings.history, settings.mask) else parts.train
+    )
+    return (
+        both if settings.history == "train+valid" else parts.train,
+        both if settings.mask == "train+valid" else parts.train,
+    )
+
+
+def settings_of(run: Run, split: str, mask: str | None) -> EvaluateConfig:
     """The run's settings with another mask; at validation only training items are hidden and known."""
     own = run.config.evaluate
     chosen = own.model_dump() | ({"mask": mask} if mask else {})
@@ -191,23 +229,27 @@ def _settings(run: Run, split: str, mask: str | None) -> EvaluateConfig:
     return settings.model_copy(update={"mask": "train", "history": "train"})
 
 
-def _save(run: Run, split: str, document: dict[str, Any], result: Evaluation, dataset: Dataset) -> None:
+def record_opening(run: Run, document: dict[str, Any], **more: str) -> None:
+    """Write into the run's manifest that its test part was looked at, and what was seen."""
+    opened = run.manifest["test_opened"]
+    if opened:
+        note(
+            f"the test split was opened before, first on {opened[0]['when']}; this is recorded in the manifest"
+        )
+    mask = {"mask": document["protocol"]["mask"]} if "mask" in document["protocol"] else {}
+    run.update(test_opened=[*opened, {"when": now(), **mask, **more, "metrics": document["metrics"]}])
+
+
+def _save(run: Run, split: str, document: dict[str, Any], table: pd.DataFrame, name: str) -> None:
+    """Write a result; ``name`` is what the table is about."""
     if split == "test":
-        opened = run.manifest["test_opened"]
-        if opened:
-            note(
-                f"the test split was opened before, first on {opened[0]['when']}; this is recorded in the manifest"
-            )
-        entry = {"when": now(), "mask": document["protocol"]["mask"], "metrics": document["metrics"]}
-        run.update(test_opened=[*opened, entry])
-    write_table(
-        run.path / ("per_user.parquet" if split == "test" else f"per_user-{split}.parquet"),
-        _table(result, dataset),
-    )
+        record_opening(run, document)
+    write_table(run.path / (f"{name}.parquet" if split == "test" else f"{name}-{split}.parquet"), table)
     write_json(run.path / f"{split}.json", document)
 
 
-def _table(result: Evaluation, dataset: Dataset) -> pd.DataFrame:
+def table_of(result: Evaluation, dataset: Dataset) -> pd.DataFrame:
+    """One row per evaluated user: ids and metrics."""
     import pandas as pd
 
     ids = dataset.users["user_id"].to_numpy()[result.users]

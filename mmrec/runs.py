@@ -10,11 +10,13 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import mmrec
 from mmrec.config import ExperimentConfig, differences, load_config, read_yaml
-from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.data.dataset import Dataset, Split, TrainingData, load
+from mmrec.data.rows.dataset import RowDataset, RowSplit
+from mmrec.data.rows.table import RowData
 from mmrec.errors import ConfigError, DataError, NotFittedError
 from mmrec.files import (
     atomic_path,
@@ -132,16 +134,16 @@ class Run:
                 "resume without these changes, or train into another --run",
             )
 
-    def dataset(self, path: str | Path | None = None) -> Dataset:
-        """The dataset of the run, checked by hash.
+    def data(self, path: str | Path | None = None) -> Dataset | RowDataset:
+        """What the run was trained on, checked by hash.
 
         Args:
             path: Where it is now, if it has moved.
 
         Raises:
-            DataError: Not the dataset that the run was trained on.
+            DataError: Not what the run was trained on.
         """
-        dataset = Dataset(path or self.manifest["dataset"]["path"])
+        dataset = load(path or self.manifest["dataset"]["path"])
         if dataset.hash != self.manifest["dataset"]["hash"]:
             raise DataError(
                 f"the dataset {self.manifest['dataset']['name']} ({self.manifest['dataset']['hash'][:12]}…) of {self.path}",
@@ -150,7 +152,30 @@ class Run:
             )
         return dataset
 
-    def split(self, dataset: Dataset) -> Split:
+    def dataset(self, path: str | Path | None = None) -> Dataset:
+        """The dataset of users and items that the run was trained on, checked by hash.
+
+        Args:
+            path: Where it is now, if it has moved.
+
+        Raises:
+            ConfigError: The run is of a ranker, which scores rows.
+            DataError: Not the dataset that the run was trained on.
+        """
+        dataset = self.data(path)
+        if isinstance(dataset, RowDataset):
+            raise ConfigError(
+                "a run of a model that ranks the whole catalogue",
+                f"{self.path} of {self.config.model}, which scores rows",
+                "name a run of another model; mmrec evaluate RETRIEVER --rerank RANKER joins the two",
+            )
+        return dataset
+
+    @overload
+    def split(self, dataset: Dataset) -> Split: ...
+    @overload
+    def split(self, dataset: RowDataset) -> RowSplit: ...
+    def split(self, dataset: Dataset | RowDataset) -> Split | RowSplit:
         """The split of the run, checked by hash.
 
         Raises:
@@ -165,13 +190,17 @@ class Run:
             )
         return split
 
-    def training_data(self, dataset: Dataset, split: Split) -> TrainingData:
+    @overload
+    def training_data(self, dataset: Dataset, split: Split) -> TrainingData: ...
+    @overload
+    def training_data(self, dataset: RowDataset, split: RowSplit) -> RowData: ...
+    def training_data(self, dataset: Dataset | RowDataset, split: Split | RowSplit) -> TrainingData | RowData:
         """What the model was trained on, features and codes checked by hash.
 
         Raises:
             DataError: Features or codes were made anew since.
         """
-        data = dataset.training_data(split, self.config.features, self.config.codes)
+        data = training_data(self.config, dataset, split)
         for kind, tables in (("features", data.features), ("codes", data.codes)):
             for source, table in tables.items():
                 recorded = self.manifest[kind][source]["hash"]
@@ -183,7 +212,7 @@ class Run:
                     )
         return data
 
-    def model(self, data: TrainingData) -> Any:
+    def model(self, data: TrainingData | RowData) -> Any:
         """The trained model in evaluation mode.
 
         Raises:
@@ -207,7 +236,18 @@ class Run:
         return model.eval()
 
 
-def build_model(config: ExperimentConfig, data: TrainingData) -> Any:
+def training_data(
+    config: ExperimentConfig, dataset: Dataset | RowDataset, split: Split | RowSplit
+) -> TrainingData | RowData:
+    """What the model of an experiment may see."""
+    if isinstance(dataset, RowDataset):
+        assert isinstance(split, RowSplit)
+        return dataset.training_data(split, config.features, config.codes, histories=config.histories)
+    assert isinstance(split, Split)
+    return dataset.training_data(split, config.features, config.codes)
+
+
+def build_model(config: ExperimentConfig, data: TrainingData | RowData) -> Any:
     """A new model; its initial values depend on the seed alone and the global generator is left as it was."""
     import torch
 
@@ -305,7 +345,11 @@ def check_free(path: Path, config: ExperimentConfig) -> None:
 
 
 def create_run(
-    path: Path, config: ExperimentConfig, dataset: Dataset, split: Split, data: TrainingData
+    path: Path,
+    config: ExperimentConfig,
+    dataset: Dataset | RowDataset,
+    split: Split | RowSplit,
+    data: TrainingData | RowData,
 ) -> Run:
     """Write config and manifest of a new run; the manifest comes last.
 
@@ -345,7 +389,7 @@ def _is_free(path: Path, config: ExperimentConfig) -> bool:
     return not names or text == config.to_yaml()
 
 
-def default_run_path(config: ExperimentConfig, dataset: Dataset) -> Path:
+def default_run_path(config: ExperimentConfig, dataset: Dataset | RowDataset) -> Path:
     """``runs/DATASET/MODEL-HASH-seedN``: one folder per config and seed."""
     document = config.document()
     seed = document["train"].pop("seed")

@@ -21,16 +21,20 @@ from torch import Tensor
 from mmrec.callable_module import make_callable
 from mmrec.config import ExperimentConfig, TrainConfig, resolve
 from mmrec.data.batches import make_batches
-from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.data.dataset import Dataset, Split, TrainingData, load
+from mmrec.data.rows.dataset import RowDataset, RowSplit
+from mmrec.data.rows.table import RowData
 from mmrec.devices import choose_device, computes_bfloat16
-from mmrec.errors import ConfigError, DataError, NotFittedError
-from mmrec.evaluate import evaluate, evaluated_users, rank_and_measure
+from mmrec.errors import NotFittedError
+from mmrec.evaluate import evaluate, rank_and_measure
+from mmrec.evaluate_rows import measure_rows
+from mmrec.feasible import check_feasible
 from mmrec.files import remove_leftovers, sha256_file
 from mmrec.memory import keep_freed_memory, peak_memory
 from mmrec.metrics import USER_METRICS, parse_metric
 from mmrec.models.contracts import scoring, training_histories
+from mmrec.optimizers import Optimizers, learning_rate
 from mmrec.progress import Progress, note
-from mmrec.registry import model_class
 from mmrec.runs import (
     BEST,
     LAST,
@@ -43,6 +47,7 @@ from mmrec.runs import (
     log_metrics,
     restore,
     save_tensors,
+    training_data,
 )
 
 make_callable(__name__, "mmrec.train:train")
@@ -61,12 +66,13 @@ class _State:
     best: float = -math.inf
     best_epoch: int = -1
     stale: int = 0  # validations since the best one
+    reductions: int = 0  # validations that were no better than the best one before
     terms: list[str] = field(default_factory=list)  # names of the loss terms
 
 
 def train(
     config: str | Path | Mapping[str, Any] | ExperimentConfig,
-    data: Dataset | str | Path | None = None,
+    data: Dataset | RowDataset | str | Path | None = None,
     *,
     features: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
@@ -107,10 +113,10 @@ def train(
     if resume and isinstance(config, str | Path) and (Path(config) / "manifest.json").is_file():
         opened = Run(config)
         opened.check_config(settle(opened.config), run)
-        place = data.path if isinstance(data, Dataset) else data
+        place = data.path if isinstance(data, Dataset | RowDataset) else data
         return _continue(opened, place, show_progress, on_validation)
     settings = settle(config, data)
-    dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
+    dataset = data if isinstance(data, Dataset | RowDataset) else load(settings.data)
     path = Path(run) if run is not None else default_run_path(settings, dataset)
     if resume and (path / "manifest.json").is_file():
         opened = Run(path)
@@ -120,19 +126,23 @@ def train(
 
 
 def _begin(
-    path: Path, config: ExperimentConfig, dataset: Dataset, show_progress: bool, watcher: Watcher | None
+    path: Path,
+    config: ExperimentConfig,
+    dataset: Dataset | RowDataset,
+    show_progress: bool,
+    watcher: Watcher | None,
 ) -> Run:
     """Train from the start; the run folder appears when everything that the user may have to correct was checked."""
     check_free(path, config)
     split = dataset.split(config.split)
     check_feasible(config, dataset, split)
-    data = dataset.training_data(split, config.features, config.codes)
+    data = training_data(config, dataset, split)
     training = _Training(config, data, split, show_progress=show_progress, watcher=watcher)
     return _complete(training, create_run(path, config, dataset, split, data), dataset)
 
 
 def _continue(run: Run, data: str | Path | None, show_progress: bool, watcher: Watcher | None) -> Run:
-    dataset = run.dataset(data)
+    dataset = run.data(data)
     if run.finished:
         note(f"{run.path} is finished already (best epoch {run.manifest['best_epoch']})")
         return run
@@ -142,74 +152,12 @@ def _continue(run: Run, data: str | Path | None, show_progress: bool, watcher: W
     return _complete(training, run, dataset)
 
 
-def _complete(training: _Training, run: Run, dataset: Dataset) -> Run:
+def _complete(training: _Training, run: Run, dataset: Dataset | RowDataset) -> Run:
     with run.alone():
         training.run_to_end(run)
         evaluate(run, "valid", data=dataset.path)
         run.update(status="finished")  # last, so that a kill before it is made good by resuming
     return run
-
-
-def _check_codes(config: ExperimentConfig, dataset: Dataset) -> None:
-    wanted = getattr(model_class(config.model), "codes", "none")
-    if (wanted == "none") != (not config.codes) or (wanted == "one" and len(config.codes) != 1):
-        names = ", ".join(dataset.code_names()) or f"none yet: mmrec tokenize {dataset.path}"
-        expected = {
-            "none": "no codes",
-            "one": "one table of semantic IDs",
-            "several": "one or more tables of semantic IDs",
-        }
-        raise ConfigError(
-            f"{expected[wanted]} for {config.model}",
-            f"codes: {config.codes}" if config.codes else "no codes in the config",
-            "take codes out of the config"
-            if wanted == "none"
-            else f"codes: {{items: NAME}} with one of this dataset's ({names})",
-        )
-
-
-def _check_origin_of_codes(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
-    for name in config.codes.values():
-        made: Mapping[str, Any] = dataset.codes(name).manifest.get("content", {})
-        knows_interactions = "run" in made or made.get("method") == "graph-rqvae"
-        if knows_interactions and made["split"]["hash"] != split.hash:
-            raise DataError(
-                f"codes learned from the training interactions of the split {split.name!r}",
-                f"{name}, learned from those of {made['split']['name']!r}: they may know what is held out here",
-                f"mmrec tokenize {dataset.path} --split {split.name} with another --name",
-            )
-
-
-def check_feasible(config: ExperimentConfig, dataset: Dataset, split: Split) -> None:
-    """Refuse now what would fail later, perhaps after hours.
-
-    Raises:
-        ConfigError: Features or list lengths that do not fit model and dataset.
-        DataError: No validation items, or codes that may know them.
-    """
-    if model_class(config.model).modalities == "required" and not config.features:
-        names = ", ".join(dataset.feature_names()) or f"none yet: mmrec encode {dataset.path} --modality text"
-        raise ConfigError(
-            f"item features for {config.model}, for example features: {{text: text-tfidf}}",
-            "no features in the config",
-            f"name one of this dataset's features ({names}), or choose a model without (mmrec models)",
-        )
-    _check_codes(config, dataset)
-    _check_origin_of_codes(config, dataset, split)
-    _, k = parse_metric(config.train.monitor, USER_METRICS)
-    for key, length in (("train.monitor", k), ("evaluate.ks", max(config.evaluate.ks))):
-        if length > dataset.n_items:
-            raise ConfigError(
-                f"{key} with lists of at most {dataset.n_items:,} items, all there are",
-                f"{length:,}",
-                f"--set {key}=… with a smaller number",
-            )
-    if not len(evaluated_users(split.train, split.valid)):
-        raise DataError(
-            "validation items of users in training, to choose the best epoch by",
-            f"none in the split {split.name!r}",
-            f"make another split: mmrec data split {dataset.path} --name ANOTHER_NAME",
-        )
 
 
 class _Training:
@@ -220,8 +168,8 @@ class _Training:
     def __init__(
         self,
         config: ExperimentConfig,
-        data: TrainingData,
-        split: Split,
+        data: TrainingData | RowData,
+        split: Split | RowSplit,
         *,
         show_progress: bool,
         watcher: Watcher | None,
@@ -273,10 +221,7 @@ class _Training:
         return cost
 
     def _fit(self) -> None:
-        kind = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
-        self.optimizer = kind(
-            self.model.parameters(), lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
-        )
+        self.optimizers = Optimizers(self.model, self.settings)
         if (self.run.path / LAST).is_file():
             self._load()
         total = self.settings.epochs
@@ -318,8 +263,7 @@ class _Training:
             self.model.on_epoch(derived_generator(settings.seed, epoch, PRUNING))
         if self.state.step == 0:  # a resumed epoch goes on with the generator's saved state
             torch.manual_seed(derived_seed(settings.seed, epoch, DROPOUT))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings, epoch)
+        self.optimizers.set_learning_rate(learning_rate(settings, epoch, self.state.reductions))
         for batch in self.batches.epoch(derived_generator(settings.seed, epoch, ORDER), self.state.step):
             terms = self._step(batch.to(self.device))
             self.state.terms = list(terms)
@@ -340,11 +284,11 @@ class _Training:
 
     def _step(self, batch: Any) -> dict[str, Tensor]:
         terms = self._terms(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
+            self.optimizers.clip(self.settings.clip_norm)
+        self.optimizers.step()
         return terms
 
     def _stop_if_interrupted(self) -> None:
@@ -370,6 +314,9 @@ class _Training:
         last = self.state.epoch + 1 == self.settings.epochs
         if (self.state.epoch + 1) % self.settings.eval_every and not last:
             return None
+        self.optimizers.settle()
+        if isinstance(self.data, RowData):
+            return measure_rows(self.model, self.split.valid, self.device)[self.settings.monitor]
         _, k = parse_metric(self.settings.monitor, USER_METRICS)
         known = training_histories(self.model, self.data)
         score = scoring(self.model, known, k=k, exclude=self.split.train)
@@ -384,14 +331,14 @@ class _Training:
             save_tensors(self.run.path / BEST, self.model.state_dict(), {"epoch": self.state.epoch})
         else:
             self.state.stale += 1
+            self.state.reductions += 1
 
     def _checkpoint(self, *, force: bool = False) -> None:
         """Save where training stands, at most every ``checkpoint_seconds``."""
         if not force and time.monotonic() - self.saved < self.settings.checkpoint_seconds:
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{slot}": tensor for slot, tensor in slots.items()}
+        tensors |= self.optimizers.tensors()
         tensors["rng"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
@@ -409,13 +356,7 @@ class _Training:
             if name.startswith("model.")
         }
         restore(self.model, own, file)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, slot = name.split(".")
-                slots.setdefault(int(number), {})[slot] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.optimizers.load(tensors)
         torch.set_rng_state(tensors["rng"])
         if "rng_cuda" in tensors and self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"])
@@ -449,14 +390,3 @@ def derived_seed(seed: int, epoch: int, purpose: int) -> int:
 def derived_generator(seed: int, epoch: int, purpose: int) -> torch.Generator:
     """A generator with :func:`derived_seed`."""
     return torch.Generator().manual_seed(derived_seed(seed, epoch, purpose))
-
-
-def learning_rate(settings: TrainConfig, epoch: int) -> float:
-    """Learning rate of an epoch under the schedule, after linear warm-up."""
-    warm = min(1.0, (epoch + 1) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
-    factor = 1.0
-    if settings.schedule == "exponential":
-        factor = settings.lr_decay ** (epoch / 50)
-    elif settings.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
-    return settings.lr * warm * factor

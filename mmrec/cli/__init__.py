@@ -143,15 +143,33 @@ def evaluate(
         Literal["train", "train+valid"] | None,
         typer.Option(help="Items of a user that may not appear at test; as the config says if not given."),
     ] = None,
+    rerank: Annotated[
+        Path | None, typer.Option(help="Run of a ranker that orders the first candidates anew.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates for --rerank.")] = 100,
     data: MovedData = None,
     as_json: Json = False,
 ) -> None:
-    """Rank the full catalogue for every user with held-out items and measure the lists."""
+    """Rank the full catalogue for every user with held-out items, or score the held-out rows of a ranker."""
+    if rerank is not None:
+        from mmrec.rerank import evaluate_reranked
+
+        document = evaluate_reranked(run, rerank, split, candidates=candidates, data=data, mask=mask)
+        lines = [f"{split}  {document['n_users']:,} users, {candidates} candidates"]
+        for name, gain in document["gain"].items():
+            before, after = document["retriever"][name], document["metrics"][name]
+            sign = "*" if gain["p_holm"] < 0.05 else ""
+            lines.append(
+                f"  {name:<14} {before:.4f} -> {after:.4f}  {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]{sign}"
+            )
+        show(document, "\n".join(lines), as_json=as_json)
+        return
     from mmrec.evaluate import evaluate as run_evaluation
 
     document = run_evaluation(run, split, data=data, mask=mask)
-    lines = [f"{split}  {document['n_users']:,} users  {accuracy(document['metrics'])}"]
-    for name, part in document["slices"].items():
+    size = f"{document['n_users']:,} users" if "n_users" in document else f"{document['n_rows']:,} rows"
+    lines = [f"{split}  {size}  {accuracy(document['metrics'])}"]
+    for name, part in document.get("slices", {}).items():
         lines.append(f"  {name:<32} {part['n_users']:>7,} users  {accuracy(part['metrics'])}")
     show(document, "\n".join(lines), as_json=as_json)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories, Ids
+from mmrec.data.rows.table import RowBatch, RowData
 from mmrec.errors import DataError
 
 
@@ -505,7 +506,26 @@ def some_items(histories: Histories, users: Ids, max_items: int) -> Tensor:
     return shown[:, : max(int(lengths.max()), 1)]
 
 
-Batches = PairBatches | UserBatches | SequenceBatches | HistoryBatches | SetBatches
+class RowBatches:
+    """All training rows once per epoch, in a fresh order; the last batch may be short.
+
+    Args:
+        data: Row data.
+        batch_size: Rows per batch.
+    """
+
+    def __init__(self, data: RowData, batch_size: int) -> None:
+        self._rows, self.batch_size = data.train, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // self.batch_size)
+
+    def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[RowBatch]:
+        """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
+        return self._rows.batches(self.batch_size, generator, first)
+
+
+Batches = RowBatches | PairBatches | UserBatches | SequenceBatches | HistoryBatches | SetBatches
 BATCHES: dict[str, type[Batches]] = {
     "pairs": PairBatches,
     "users": UserBatches,
@@ -514,10 +534,11 @@ BATCHES: dict[str, type[Batches]] = {
     "histories": HistoryBatches,
     "history-pairs": HistoryPairBatches,
     "sets": SetBatches,
+    "rows": RowBatches,
 }
 
 
-def make_batches(model: Any, data: TrainingData, batch_size: int) -> Batches:
+def make_batches(model: Any, data: Any, batch_size: int) -> Batches:
     """The batches that a model asks for by ``model.batches``.
 
     Those of sequences end at ``model.max_length``; those of sets show ``model.max_items``.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mmrec.codes.table import CodeTable
+    from mmrec.data.rows.dataset import RowDataset
     from mmrec.encode.features import FeatureTable
 
 FORMAT = 1
@@ -355,13 +356,15 @@ class Dataset:
         return Histories.from_pairs(users, items, self.n_users)
 
 
-def load(path: str | Path) -> Dataset:
-    """Open a dataset folder, after comparing its tables with what was imported.
+def load(path: str | Path) -> Dataset | RowDataset:
+    """Open a folder of users and items, or one of rows with labels, after comparing its tables with what was imported.
 
     Raises:
         DataError: No dataset there, or one that was changed after import.
     """
-    return Dataset(path)
+    from mmrec.data.rows.dataset import RowDataset, is_row_dataset
+
+    return RowDataset(path) if is_row_dataset(path) else Dataset(path)
 
 
 def unique_pairs(users: Ids, items: Ids, n_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -8,7 +8,8 @@ A model class declares in one line each::
 
     config_type = Config       # a frozen pydantic model in the same file
 
-and is built by ``__init__(self, config, data)``. The kinds of batches are those of
+and is built by ``__init__(self, config, data)`` with :class:`mmrec.data.dataset.TrainingData`, or, where it ranks rows
+(``batches = "rows"``), with :class:`mmrec.data.rows.table.RowData`. The kinds of batches are those of
 :data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks, one of
 sets ``max_items``, how many it looks at, and a model of semantic IDs ``codes``: "one" table or "several".
 
@@ -33,6 +34,7 @@ from mmrec.beam import Beams, Speller, generate
 from mmrec.codes.trie import Trie
 from mmrec.data.dataset import TrainingData
 from mmrec.data.histories import Histories, Ids
+from mmrec.data.rows.table import RowBatch
 
 BEAMS_AT_ONCE = 4096  # of all users together; what each has spelt takes some 50 KB
 
@@ -140,6 +142,19 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
+class Ranker(Protocol):
+    """Trains on rows with labels; scores rows."""
+
+    def loss(self, batch: RowBatch) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised."""
+        ...
+
+    def score(self, batch: RowBatch) -> Tensor:
+        """Logits ``(b,)``."""
+        ...
+
+
 class Model(Protocol):
     """What every model class declares."""
 
@@ -148,11 +163,13 @@ class Model(Protocol):
     modalities: ClassVar[str]
     cold_items: ClassVar[bool]
 
-    def __init__(self, config: Any, data: TrainingData) -> None: ...
+    def __init__(self, config: Any, data: Any) -> None: ...
 
 
 def contract_of(model: type) -> str:
-    """``retriever``, ``generator`` or ``scorer``."""
+    """``retriever``, ``generator``, ``ranker`` or ``scorer``."""
+    if getattr(model, "batches", None) == "rows":
+        return "ranker"
     if hasattr(model, "speller"):
         return "generator"
     return "retriever" if hasattr(model, "vectors") else "scorer"

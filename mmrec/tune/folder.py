@@ -12,6 +12,7 @@ from typing import Any
 import mmrec
 from mmrec.config import ExperimentConfig, differences, load_config
 from mmrec.data.dataset import Dataset
+from mmrec.data.rows.dataset import RowDataset
 from mmrec.errors import ConfigError, DataError
 from mmrec.files import content_hash, read_json, remove_leftovers, write_json
 from mmrec.runs import now
@@ -122,7 +123,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def open_folder(
-    path: Path | None, config: ExperimentConfig, dataset: Dataset, *, resume: bool
+    path: Path | None, config: ExperimentConfig, dataset: Dataset | RowDataset, *, resume: bool
 ) -> SearchFolder:
     """Begin a search, or join or continue the one that is there.
 
@@ -162,7 +163,7 @@ def _is_free(path: Path) -> bool:
     return names <= {"locks"}
 
 
-def _describe(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
+def _describe(config: ExperimentConfig, dataset: Dataset | RowDataset) -> dict[str, Any]:
     split = dataset.split(config.split)
     tables = {modality: dataset.features(name) for modality, name in config.features.items()}
     return {
@@ -195,7 +196,7 @@ def _searched(document: dict[str, Any]) -> dict[str, Any]:
     return document | {"search": search}
 
 
-def _default_path(config: ExperimentConfig, dataset: Dataset) -> Path:
+def _default_path(config: ExperimentConfig, dataset: Dataset | RowDataset) -> Path:
     """One folder per config; a search with more trials goes on in the same."""
     model = config.model.rpartition(":")[2].lower()
     key = content_hash(_searched(config.document(search=True)))

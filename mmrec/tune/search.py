@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mmrec.config import ExperimentConfig, resolve
-from mmrec.data.dataset import Dataset
+from mmrec.data.dataset import Dataset, load
+from mmrec.data.rows.dataset import RowDataset
 from mmrec.errors import ConfigError, NotFittedError
+from mmrec.feasible import check_feasible
 from mmrec.metrics import parse_metric
 from mmrec.registry import model_class
-from mmrec.train import check_feasible
 from mmrec.tune.folder import SearchFolder, open_folder
 from mmrec.tune.plots import draw_search
 from mmrec.tune.results import Search, collect
@@ -23,7 +24,7 @@ from mmrec.tune.results import Search, collect
 
 def tune(
     config: str | Path | Mapping[str, Any] | ExperimentConfig,
-    data: Dataset | str | Path | None = None,
+    data: Dataset | RowDataset | str | Path | None = None,
     *,
     features: Mapping[str, str] | None = None,
     overrides: Sequence[str] = (),
@@ -59,7 +60,7 @@ def tune(
         KeyboardInterrupt: Interrupted; the same call goes on.
     """
     settings = resolve(config, data, features=features, overrides=overrides)
-    dataset = data if isinstance(data, Dataset) else Dataset(settings.data)
+    dataset = data if isinstance(data, Dataset | RowDataset) else load(settings.data)
     _check(settings, dataset, workers)
     folder = open_folder(Path(to) if to is not None else None, settings, dataset, resume=resume)
     if workers > 1:
@@ -71,7 +72,7 @@ def tune(
     return _conclude(folder)
 
 
-def _check(config: ExperimentConfig, dataset: Dataset, workers: int) -> None:
+def _check(config: ExperimentConfig, dataset: Dataset | RowDataset, workers: int) -> None:
     """Refuse before anything is written what would fail later."""
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("the package optuna", "it is not installed", "pip install 'mmrec[tune]'")
@@ -84,14 +85,15 @@ def _check(config: ExperimentConfig, dataset: Dataset, workers: int) -> None:
     if workers < 1:
         raise ConfigError("workers >= 1", str(workers), "one process at least has to do the work")
     check_feasible(config, dataset, dataset.split(config.split))
-    _, k = parse_metric(config.train.monitor)
-    if model_class(config.model).batches is None and k not in config.evaluate.ks:
-        raise ConfigError(
-            f"train.monitor at one of evaluate.ks ({', '.join(map(str, config.evaluate.ks))}): "
-            f"{config.model} has no epochs and is judged by its final validation",
-            config.train.monitor,
-            f"--set evaluate.ks=[{k}], or another train.monitor",
-        )
+    if model_class(config.model).batches is None:
+        _, k = parse_metric(config.train.monitor)
+        if k not in config.evaluate.ks:
+            raise ConfigError(
+                f"train.monitor at one of evaluate.ks ({', '.join(map(str, config.evaluate.ks))}): "
+                f"{config.model} has no epochs and is judged by its final validation",
+                config.train.monitor,
+                f"--set evaluate.ks=[{k}], or another train.monitor",
+            )
 
 
 def _work_together(folder: SearchFolder, workers: int, *, show_progress: bool) -> None:

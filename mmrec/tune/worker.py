@@ -16,7 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mmrec.config import ExperimentConfig
-from mmrec.data.dataset import Dataset
+from mmrec.data.dataset import Dataset, load
+from mmrec.data.rows.dataset import RowDataset
 from mmrec.errors import ConfigError, MMRecError, NotFittedError
 from mmrec.files import read_json
 from mmrec.progress import note
@@ -75,7 +76,7 @@ class Worker:
         show: What to print on stderr.
     """
 
-    def __init__(self, folder: SearchFolder, dataset: Dataset, *, show: Show) -> None:
+    def __init__(self, folder: SearchFolder, dataset: Dataset | RowDataset, *, show: Show) -> None:
         self.folder, self.dataset, self.show = folder, dataset, show
         self.config: ExperimentConfig = folder.config
         self.search = folder.config.search
@@ -256,7 +257,7 @@ def main(path: str, show: Show) -> int:
     _stop_with_parent()
     try:
         folder = SearchFolder(path)
-        Worker(folder, Dataset(folder.manifest["dataset"]["path"]), show=show).run()
+        Worker(folder, load(folder.manifest["dataset"]["path"]), show=show).run()
     except MMRecError as error:
         print(f"mmrec: {type(error).__name__}\n{error}", file=sys.stderr)
         return 2
