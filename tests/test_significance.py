@@ -1,4 +1,4 @@
-"""The paired bootstrap against the plain one, its error rate, and Holm's correction by hand."""
+"""The paired bootstrap against the plain one, its error rate, the t-test, and Holm's correction by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from mmrec.significance import bootstrap_means, holm, paired_bootstrap
+from mmrec.significance import bootstrap_means, holm, paired_bootstrap, paired_t_test
 
 
 def plain_bootstrap(differences: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -83,6 +84,36 @@ def test_planted_difference_is_found_and_its_interval_covers_it() -> None:
     assert test.low[0] < 0.05 < test.high[0]
     half_width = 1.96 * differences[:, 0].std() / np.sqrt(3000)
     assert (test.high[0] - test.low[0]) / 2 == pytest.approx(half_width, rel=0.1)
+
+
+def test_weighted_means_against_the_plain_bootstrap() -> None:
+    generator = np.random.default_rng(0)
+    weights = generator.integers(1, 30, 120)
+    differences = generator.normal(0.1, 1, (120, 2)) / np.sqrt(weights)[:, None]
+    test = paired_bootstrap(differences, 6000, np.random.default_rng(1), weights)
+    draws = [generator.integers(0, 120, 120) for _ in range(6000)]
+    plain = np.array([np.average(differences[draw], axis=0, weights=weights[draw]) for draw in draws])
+    assert test.mean == pytest.approx(np.average(differences, axis=0, weights=weights))
+    assert test.low == pytest.approx(np.quantile(plain, 0.025, axis=0), abs=0.1 * plain.std())
+    assert test.high == pytest.approx(np.quantile(plain, 0.975, axis=0), abs=0.1 * plain.std())
+    share = (plain <= 0).mean(axis=0)
+    assert test.p == pytest.approx(2 * np.minimum(share, 1 - share), abs=0.03)
+    equal = paired_bootstrap(differences, 500, np.random.default_rng(2), np.full(120, 7))
+    assert equal.mean == pytest.approx(differences.mean(axis=0))
+
+
+def test_t_test_against_scipy_and_the_bootstrap() -> None:
+    generator = np.random.default_rng(3)
+    differences = generator.exponential(1, (400, 2)) - [0.95, 1.02]
+    test = paired_t_test(differences)
+    expected = stats.ttest_1samp(differences, 0.0)
+    assert test.p == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval(0.95)
+    assert test.low == pytest.approx(interval.low)
+    assert test.high == pytest.approx(interval.high)
+    assert test.p == pytest.approx(paired_bootstrap(differences, 4000, generator).p, abs=0.05)
+    constant = paired_t_test(np.stack([np.zeros(5), np.full(5, 0.5), np.full(5, 1e-18)], axis=1))
+    assert constant.p.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_chance_findings_are_as_rare_as_promised() -> None:
