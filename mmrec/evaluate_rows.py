@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from mmrec.calibrate import Calibration, fit_calibration
 from mmrec.click_metrics import click_metrics
@@ -14,7 +15,7 @@ from mmrec.data.rows.dataset import RowDataset, RowSplit
 from mmrec.data.rows.table import Rows
 from mmrec.devices import choose_device
 from mmrec.errors import ConfigError, DataError, did_you_mean
-from mmrec.files import read_json, write_json
+from mmrec.progress import note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mmrec.runs import Run
 
 MONITORS = ("auc", "gauc")  # larger is better
-CALIBRATION = "calibration.json"
 BATCH = 8192  # rows scored at once
 
 
@@ -88,10 +88,10 @@ def evaluate_rows(
     device = choose_device(run.config.train.device)
     logits = score_rows(run.model(data).to(device), rows, device)
     if split == "valid":
-        calibration = fit_calibration(rows.labels, logits, kind="platt")
-        write_json(run.path / CALIBRATION, calibration.to_json())
+        calibration = _calibrate(rows.labels, logits)
+        calibration.save(run.path)
     else:
-        calibration = Calibration.from_json(read_json(run.path / CALIBRATION))
+        calibration = Calibration.load(run.path)
     adjusted = calibration.apply(logits)
     metrics = click_metrics(rows.labels, logits, rows.groups)
     calibrated = click_metrics(rows.labels, adjusted, None)
@@ -115,11 +115,19 @@ def evaluate_rows(
     return document, _table(rows, logits, adjusted)
 
 
+def _calibrate(labels: NDArray[Any], logits: NDArray[Any]) -> Calibration:
+    """Platt's calibration; none, and said so, where there is no best one."""
+    try:
+        return fit_calibration(labels, logits, "platt")
+    except DataError as error:
+        note(f"the logits stay uncalibrated: {error.found}")
+        return Calibration()
+
+
 def _table(rows: Rows, logits: NDArray[np.float32], adjusted: NDArray[np.floating[Any]]) -> pd.DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = {"row": np.arange(len(rows)), "label": rows.labels}
     if rows.groups is not None:
         columns["group"] = rows.groups
-    probability = 1.0 / (1.0 + np.exp(-adjusted.astype(np.float64)))
-    return pd.DataFrame({**columns, "logit": logits, "probability": probability.astype(np.float32)})
+    return pd.DataFrame({**columns, "logit": logits, "probability": expit(adjusted).astype(np.float32)})

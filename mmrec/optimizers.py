@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,12 @@ class Optimizers:
                 dense, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
             )
         if tables:
-            self._parts["tables"] = LazyAdam(tables, lr=settings.lr, decay=settings.embedding_decay)
+            lazy = LazyAdam(tables, lr=settings.lr, weight_decay=settings.embedding_decay)
+            self._parts["tables"] = lazy
+            if settings.embedding_decay:
+                for module in model.modules():
+                    if hasattr(module, "before_lookup"):  # rows are decayed before a batch reads them
+                        module.before_lookup = partial(lazy.catch_up, module.table.weight)
 
     def set_learning_rate(self, lr: float) -> None:
         """Use another learning rate from now on."""
