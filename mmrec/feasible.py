@@ -63,9 +63,9 @@ def check_feasible(config: ExperimentConfig, dataset: Dataset | RowDataset, spli
             if ranks_rows
             else "name the dataset that the rows were made from, or choose a ranker (mmrec models)",
         )
-    if isinstance(dataset, RowDataset) or isinstance(split, RowSplit):
+    if isinstance(split, RowSplit):
         check_monitor(config.train.monitor, split)
-    else:
+    elif isinstance(dataset, Dataset):
         _check_ranking(config, dataset, split)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmrec.config import TrainConfig
 from mmrec.lazy_adam import LazyAdam
+from mmrec.models.ctr.inputs import RowInputs
 
 
 class Optimizers:
@@ -39,7 +40,7 @@ class Optimizers:
             self._parts["tables"] = lazy
             if settings.embedding_decay:
                 for module in model.modules():
-                    if hasattr(module, "before_lookup"):  # rows are decayed before a batch reads them
+                    if isinstance(module, RowInputs):  # rows are decayed before a batch reads them
                         module.before_lookup = partial(lazy.catch_up, module.table.weight)
 
     def set_learning_rate(self, lr: float) -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from mmrec.data.histories import Histories, Ids
-from mmrec.data.rows.catalogue import candidate_rows
+from mmrec.data.rows.candidates import CandidateRows
+from mmrec.data.rows.catalogue import positives
 from mmrec.data.rows.dataset import RowDataset
+from mmrec.data.rows.schema import LabelRule
 from mmrec.errors import ConfigError, DataError
 from mmrec.evaluate import (
     check_part,
@@ -62,23 +64,38 @@ class Reranker:
         if made.get("hash") != dataset.hash or made.get("split_hash") != split.hash:
             raise DataError(
                 f"a ranker of rows made from {dataset.name} and its split {split.name!r} ({split.hash[:12]}…)",
-                f"rows of {made.get('name', 'no dataset')} and split {made.get('split')!r}: the ranker may know what is held out here",
+                f"{rows.path}, made from {'another split' if made.get('hash') == dataset.hash else 'other data'}: the ranker may know what is held out here",
                 f"mmrec data rows {dataset.path} --split {split.name} --to NEW_FOLDER, and train the ranker on them",
             )
-        self.rows = rows
+        self._dataset, self._rows, self._candidates = dataset, rows, CandidateRows(rows)
         self.model = self.run.model(self.run.training_data(rows, self.run.split(rows)))
 
-    def logits(self, users: Ids, items: Ids, histories: Histories) -> Tensor:
-        """Logits ``(m,)`` of pairs of users and items, each user known by ``histories``, oldest first."""
-        table = candidate_rows(self.rows, users, items, histories)
-        return torch.from_numpy(score_rows(self.model, table))
+    def histories(self, known: Histories) -> Histories | None:
+        """What rows would say of users who have the items ``known``; None where rows have no histories.
+
+        Oldest first, and only positive ones where the rows' histories hold no others.
+        """
+        if not self._rows.histories:
+            return None
+        known, options = self._dataset.in_time(known), self._rows.manifest["provenance"]["options"]
+        if options["label"] is None or options["history_of"] == "all":
+            return known
+        table, n_items = self._dataset.interactions, self._dataset.n_items
+        positive = positives(self._dataset, LabelRule.parse(options["label"]))
+        pairs = table["user"].to_numpy() * n_items + table["item"].to_numpy()
+        kept = np.isin(known.users * n_items + known.items, pairs[positive])
+        return Histories.from_pairs(known.users[kept], known.items[kept], known.n_users)
+
+    def logits(self, users: Ids, items: Ids, histories: Histories | None) -> Tensor:
+        """Logits ``(m,)`` of pairs of users and items, each user known by :meth:`histories`."""
+        return torch.from_numpy(score_rows(self.model, self._candidates.rows(users, items, histories)))
 
     def over(
         self,
         score: Callable[[Ids], Tensor],
         candidates: int,
         *,
-        histories: Histories,
+        histories: Histories | None,
         exclude: Histories,
     ) -> Callable[[Ids], Tensor]:
         """The scores of both stages: logits of each user's first candidates, -inf for all other items.
@@ -155,7 +172,7 @@ def evaluate_reranked(
     known, hidden = known_and_hidden(parts, settings)
     histories = dataset.in_time(known) if reads_sequences(model) else known
     score = scoring(model, histories, k=candidates, exclude=hidden)
-    both = second.over(score, candidates, histories=dataset.in_time(known), exclude=hidden)
+    both = second.over(score, candidates, histories=second.histories(known), exclude=hidden)
     held = parts.valid if split == "valid" else parts.test
     alone, joined = (
         rank_and_measure(one, parts.train, held, dataset.n_items, settings.ks, mask=hidden)

@@ -181,7 +181,7 @@ class Run:
         Raises:
             DataError: The split was made anew since.
         """
-        split = dataset.split(self.config.split)
+        split = open_split(self.config, dataset)
         if split.hash != self.manifest["split"]["hash"]:
             raise DataError(
                 f"the split {split.name!r} the run was trained on ({self.manifest['split']['hash'][:12]}…)",
@@ -194,6 +194,10 @@ class Run:
     def training_data(self, dataset: Dataset, split: Split) -> TrainingData: ...
     @overload
     def training_data(self, dataset: RowDataset, split: RowSplit) -> RowData: ...
+    @overload
+    def training_data(
+        self, dataset: Dataset | RowDataset, split: Split | RowSplit
+    ) -> TrainingData | RowData: ...
     def training_data(self, dataset: Dataset | RowDataset, split: Split | RowSplit) -> TrainingData | RowData:
         """What the model was trained on, features and codes checked by hash.
 
@@ -236,13 +240,20 @@ class Run:
         return model.eval()
 
 
+def open_split(config: ExperimentConfig, dataset: Dataset | RowDataset) -> Split | RowSplit:
+    """The split of an experiment."""
+    if isinstance(dataset, RowDataset):
+        return dataset.split(config.split, histories=config.histories)
+    return dataset.split(config.split)
+
+
 def training_data(
     config: ExperimentConfig, dataset: Dataset | RowDataset, split: Split | RowSplit
 ) -> TrainingData | RowData:
     """What the model of an experiment may see."""
     if isinstance(dataset, RowDataset):
         assert isinstance(split, RowSplit)
-        return dataset.training_data(split, config.features, config.codes, histories=config.histories)
+        return dataset.training_data(split, config.features, config.codes)
     assert isinstance(split, Split)
     return dataset.training_data(split, config.features, config.codes)
 

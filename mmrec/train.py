@@ -45,6 +45,7 @@ from mmrec.runs import (
     default_run_path,
     load_tensors,
     log_metrics,
+    open_split,
     restore,
     save_tensors,
     training_data,
@@ -134,7 +135,7 @@ def _begin(
 ) -> Run:
     """Train from the start; the run folder appears when everything that the user may have to correct was checked."""
     check_free(path, config)
-    split = dataset.split(config.split)
+    split = open_split(config, dataset)
     check_feasible(config, dataset, split)
     data = training_data(config, dataset, split)
     training = _Training(config, data, split, show_progress=show_progress, watcher=watcher)
@@ -315,13 +316,14 @@ class _Training:
         if (self.state.epoch + 1) % self.settings.eval_every and not last:
             return None
         self.optimizers.settle()
-        if isinstance(self.data, RowData):
-            return measure_rows(self.model, self.split.valid, self.device)[self.settings.monitor]
-        _, k = parse_metric(self.settings.monitor, USER_METRICS)
+        monitor, split = self.settings.monitor, self.split
+        if isinstance(split, RowSplit):
+            return measure_rows(self.model, split.valid, self.device)[monitor]
+        assert isinstance(self.data, TrainingData)
+        _, k = parse_metric(monitor, USER_METRICS)
         known = training_histories(self.model, self.data)
-        score = scoring(self.model, known, k=k, exclude=self.split.train)
-        result = rank_and_measure(score, self.split.train, self.split.valid, self.data.n_items, [k])
-        return result.metrics[self.settings.monitor]
+        score = scoring(self.model, known, k=k, exclude=split.train)
+        return rank_and_measure(score, split.train, split.valid, self.data.n_items, [k]).metrics[monitor]
 
     def _judge(self, value: float | None) -> None:
         if value is None:

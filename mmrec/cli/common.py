@@ -47,6 +47,4 @@ def key_value(text: str) -> tuple[str, str]:
 def accuracy(metrics: dict[str, float]) -> str:
     """Recall and ndcg in a line, or how well clicks are foretold."""
     shown = ("recall", "ndcg", "auc", "gauc", "logloss", "logloss_calibrated")
-    return "  ".join(
-        f"{name} {value:.4f}" for name, value in metrics.items() if name.split("@")[0] in shown
-    )
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name.split("@")[0] in shown)

@@ -146,6 +146,10 @@ def data_split(
     cold_items: Annotated[
         float, typer.Option(help="Share of items withheld from training on top (random).")
     ] = 0.0,
+    unknown_users: Annotated[
+        Literal["leave-out", "keep"],
+        typer.Option(help="Users without training interactions (temporal, random-rows)."),
+    ] = "leave-out",
     overwrite: Annotated[bool, typer.Option(help="Replace a split of that name.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -162,6 +166,7 @@ def data_split(
         test=test,
         ties=ties,
         cold_items=cold_items,
+        unknown_users=unknown_users,
         overwrite=overwrite,
     )
     counts = result.manifest["counts"]

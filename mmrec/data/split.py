@@ -37,13 +37,19 @@ if TYPE_CHECKING:
 Labels = NDArray[np.int8]
 TRAIN, VALID, TEST = range(len(PARTS))
 
-_UNUSED: dict[str, Any] = {"valid": 0.1, "test": 0.1, "ties": "shuffle", "cold_items": 0.0}
+_UNUSED: dict[str, Any] = {
+    "valid": 0.1,
+    "test": 0.1,
+    "ties": "shuffle",
+    "cold_items": 0.0,
+    "unknown_users": "leave-out",
+}
 PROTOCOLS: dict[str, tuple[str, ...]] = {  # and the options that each of them reads
     "given": (),
     "leave-one-out": ("ties", "cold_items"),
     "random": ("cold_items",),
-    "random-rows": ("valid", "test"),
-    "temporal": ("valid", "test"),
+    "random-rows": ("valid", "test", "unknown_users"),
+    "temporal": ("valid", "test", "unknown_users"),
     "cold-item": ("valid", "test"),
 }
 
@@ -58,12 +64,13 @@ def split(
     test: float = 0.1,
     ties: str = "shuffle",
     cold_items: float = 0.0,
+    unknown_users: str = "leave-out",
     overwrite: bool = False,
 ) -> Split:
     """Label the interactions of ``dataset`` and write the split to its folder.
 
     Interactions of users who keep nothing in training are left out (except under ``given``, which is taken as it
-    is): no model that learns users from training can be asked about them.
+    is): no model that learns users from training can be asked about them. A click model can: see ``unknown_users``.
 
     Args:
         dataset: The dataset to split.
@@ -77,18 +84,27 @@ def split(
             ``file`` (the order of the source, for comparison with the literature).
         cold_items: Share of the items that is withheld from training on top of ``random`` or ``leave-one-out``:
             all interactions of half of them are for validation, of the other half for test.
+        unknown_users: ``leave-out``, or ``keep`` them under ``temporal`` and ``random-rows``, for click models.
         overwrite: Replace an existing split of this name that has other labels.
 
     Raises:
         ConfigError: Unknown protocol or value, or an option that the protocol does not read.
         DataError: Labels or times that the protocol needs are missing, or a part would be empty.
     """
-    options = _options(protocol, {"valid": valid, "test": test, "ties": ties, "cold_items": cold_items})
+    given = {
+        "valid": valid,
+        "test": test,
+        "ties": ties,
+        "cold_items": cold_items,
+        "unknown_users": unknown_users,
+    }
+    options = _options(protocol, given)
     labels = _label_interactions(dataset, protocol, np.random.default_rng(seed), options)
     if protocol == "leave-one-out":
         options["order"] = _order(dataset.interactions)[0]
-    if protocol != "given":
+    if protocol != "given" and options.get("unknown_users") != "keep":
         labels = leave_out_unknown_users(labels, dataset.interactions["user"].to_numpy(dtype=np.int64))
+    if protocol != "given":
         _check_parts(dataset, protocol, labels)
     drawn = protocol not in ("given", "temporal")
     return write_split(
@@ -368,6 +384,12 @@ def _options(protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: given[name] for name in read}
     if options.get("ties", "shuffle") not in ("shuffle", "file"):
         raise ConfigError("ties 'shuffle' or 'file'", repr(options["ties"]), "choose one of the two")
+    if options.get("unknown_users", "keep") not in ("leave-out", "keep"):
+        raise ConfigError(
+            "unknown_users 'leave-out' or 'keep'", repr(options["unknown_users"]), "choose one of the two"
+        )
+    if options.get("unknown_users") == "leave-out":
+        del options["unknown_users"]  # as splits were written before there was a choice
     if not 0 <= options.get("cold_items", 0) < 1:
         raise ConfigError("cold_items from 0 to below 1", repr(options["cold_items"]), "try 0.05")
     if "valid" in read:

@@ -17,6 +17,7 @@ from mmrec.errors import ConfigError, NotFittedError
 from mmrec.feasible import check_feasible
 from mmrec.metrics import parse_metric
 from mmrec.registry import model_class
+from mmrec.runs import open_split
 from mmrec.tune.folder import SearchFolder, open_folder
 from mmrec.tune.plots import draw_search
 from mmrec.tune.results import Search, collect
@@ -84,7 +85,7 @@ def _check(config: ExperimentConfig, dataset: Dataset | RowDataset, workers: int
         )
     if workers < 1:
         raise ConfigError("workers >= 1", str(workers), "one process at least has to do the work")
-    check_feasible(config, dataset, dataset.split(config.split))
+    check_feasible(config, dataset, open_split(config, dataset))
     if model_class(config.model).batches is None:
         _, k = parse_metric(config.train.monitor)
         if k not in config.evaluate.ks:

@@ -218,6 +218,11 @@ def _values(data: Dataset, rule: LabelRule) -> NDArray[np.float64]:
     return np.asarray(data.interactions[rule.column].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
+def positives(data: Dataset, rule: LabelRule) -> NDArray[np.bool_]:
+    """Which interactions ``(n,)`` of a dataset are positive by a rule."""
+    return np.asarray(_positive(_values(data, rule), rule, data), dtype=bool)
+
+
 def _positive(values: NDArray[np.float64], rule: LabelRule, data: Dataset) -> NDArray[np.int8]:
     return as_labels(pa.array(values), rule, f"column {rule.column!r} of the interactions of {data.path}")
 

@@ -139,8 +139,14 @@ class RowDataset:
             self.path / f"{part}.parquet", int(self.manifest["parts"][part]["bytes"]), self._budget
         )
 
-    def split(self, name: str = "default") -> RowSplit:
+    def split(self, name: str = "default", *, histories: HistoryMode = "real", seed: int = 0) -> RowSplit:
         """The parts.
+
+        Args:
+            name: ``default``.
+            histories: The ``real`` ones, or, to find what they are worth, those ``shuffled`` among the rows of a part or
+                ``none`` at all.
+            seed: Of the shuffle.
 
         Raises:
             DataError: Another name than ``default``.
@@ -154,16 +160,14 @@ class RowDataset:
         digest = content_hash({part: self.manifest["files"][f"{part}.parquet"]["sha256"] for part in PARTS})
         counts = {part: int(self.manifest["parts"][part]["rows"]) for part in PARTS}
         manifest = {**self.manifest["protocol"], "counts": counts}
-        return RowSplit(name, digest, manifest, *(self.rows(part) for part in PARTS))
+        parts = (with_histories(self.rows(part), self.histories, histories, seed=seed) for part in PARTS)
+        return RowSplit(name, digest, manifest, *parts)
 
     def training_data(
         self,
         split: RowSplit,
         features: Mapping[str, str],
         codes: Mapping[str, str] | None = None,
-        *,
-        histories: HistoryMode = "true",
-        seed: int = 0,
     ) -> RowData:
         """What a model may see of this dataset.
 
@@ -171,15 +175,12 @@ class RowDataset:
             split: Its training rows.
             features: Modality to the name of a feature table.
             codes: Source to the name of a code table.
-            histories: ``true``, or to find what they are worth ``shuffled`` among the rows or ``none`` at all. Evaluate
-                with the same: :func:`mmrec.data.rows.histories.with_histories`.
-            seed: Of the shuffle.
         """
         encoder = self.encoder
         values, rows = ({}, None) if self.schema.item is None else read_items(self.path / "items.parquet")
         return RowData(
             encoder.fields,
-            with_histories(split.train, encoder.histories, histories, seed=seed),
+            split.train,
             self.schema.item,
             encoder.histories,
             encoder.item_fields,

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from mmrec.data.rows.table import HistoryField, RowBatch, Rows
 from mmrec.errors import ConfigError, did_you_mean
 
-HistoryMode = Literal["true", "shuffled", "none"]
+HistoryMode = Literal["real", "shuffled", "none"]
 
 
 def with_histories(
     rows: Rows, histories: Sequence[HistoryField], mode: HistoryMode, *, seed: int = 0
 ) -> Rows:
-    """Rows whose histories are the ``true`` ones, ``shuffled`` among all rows, or empty (``none``).
+    """Rows whose histories are the ``real`` ones, ``shuffled`` among all rows, or empty (``none``).
 
     Args:
         rows: The rows.
@@ -30,12 +30,12 @@ def with_histories(
     Raises:
         ConfigError: Another mode.
     """
-    if mode not in ("true", "shuffled", "none"):
+    if mode not in ("real", "shuffled", "none"):
         raise ConfigError(
-            "histories true, shuffled or none", repr(mode), did_you_mean(mode, ["true", "shuffled", "none"])
+            "histories real, shuffled or none", repr(mode), did_you_mean(mode, ["real", "shuffled", "none"])
         )
     names = tuple(history.name for history in histories)
-    if mode == "true" or not names:
+    if mode == "real" or not names:
         return rows
     return EmptyHistories(rows, names) if mode == "none" else ShuffledHistories(rows, names, seed)
 
