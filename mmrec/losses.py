@@ -240,6 +240,11 @@ def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
     return (F.softplus(-positive) + F.softplus(negative)).mean()
 
 
+def click_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """``mean -[y log σ(s) + (1 - y) log(1 - σ(s))]`` over logits and labels ``(b,)``, from the logits, so that none is too large."""
+    return F.binary_cross_entropy_with_logits(logits.float(), labels)
+
+
 def bpr_max(positive: Tensor, negative: Tensor, reg: float) -> Tensor:
     """``mean_i [-log Σ_j p_ij σ(s_i - s_ij) + reg Σ_j p_ij s_ij²]`` with ``p_i = softmax_j(s_ij)``.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -152,3 +154,52 @@ class EpochCounter(nn.Module):
             self.epoch += 1
             self.seed.fill_(seed)
         self.number = int(self.epoch)  # read in every step, and no step should wait for a device
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that takes a batch of one row, which has no variance, by the running statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``(b, d)`` to the same."""
+        if self.training and len(input) < 2:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+class MLP(nn.Sequential):
+    """Layers ``dropout(act(norm(W x + b)))``; with ``outputs`` a last one ``W x + b``.
+
+    Args:
+        inputs: Width of the input.
+        hidden: Widths of the layers.
+        dropout: Share of values left out in training.
+        batch_norm: Normalise before the activation.
+        activation: Makes the activation of a layer from its width; ReLU if None.
+        outputs: Width of the result; that of the last layer if None.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        *,
+        batch_norm: bool = False,
+        activation: Callable[[int], nn.Module] | None = None,
+        outputs: int | None = None,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers.append(nn.Linear(inputs, width))
+            if batch_norm:
+                layers.append(BatchNorm(width))
+            layers.append(nn.ReLU() if activation is None else activation(width))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        if outputs is not None:
+            layers.append(nn.Linear(inputs, outputs))
+        super().__init__(*layers)
+        self.width = inputs if outputs is None else outputs

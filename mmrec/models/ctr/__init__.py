@@ -1,0 +1,1 @@
+"""Rankers: models of the probability that a row is a click."""
