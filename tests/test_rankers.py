@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmrec.data.dataset import Dataset
 from mmrec.data.rows.catalogue import rows_from_dataset
 from mmrec.data.rows.dataset import RowDataset
 from mmrec.data.split import split
+from mmrec.encode.features import write_features
 from mmrec.errors import ConfigError, DataError
 from mmrec.evaluate import evaluate
 from mmrec.metrics import user_metrics
@@ -26,15 +28,38 @@ from mmrec.rerank import evaluate_reranked
 from mmrec.runs import LAST, Run, load_tensors
 from mmrec.train import train
 from tests.command_line import Command
-from tests.small_shop import config_of, copy_shop
+from tests.worlds import write_dataset
 
-FAST = {"epochs": 4, "batch_size": 256, "lr": 0.02}
+FAST = {"epochs": 5, "batch_size": 64, "lr": 0.02}
+N_USERS, N_ITEMS = 60, 40
 
 
 @pytest.fixture(scope="module")
-def rows(small_shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RowDataset:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Users and items of two tastes; each user has ten of the twenty items of the own one, one after the other."""
+    rng = np.random.default_rng(0)
+    items = np.concatenate([user % 2 + 2 * rng.permutation(N_ITEMS // 2)[:10] for user in range(N_USERS)])
+    columns = {"user": np.repeat(np.arange(N_USERS), 10), "item": items, "timestamp": np.arange(len(items))}
+    dataset = write_dataset(
+        tmp_path_factory.mktemp("tastes") / "shop", columns, {"shelf": np.arange(N_ITEMS) % 4}
+    )
+    split(dataset, "random-rows", seed=0)
+    vectors = (np.eye(2)[np.arange(N_ITEMS) % 2] + 0.1 * rng.normal(size=(N_ITEMS, 2))).astype(np.float32)
+    write_features(
+        dataset.path / "features/text-small", "text", vectors, np.arange(N_ITEMS) > 2, {"encoder": "test"}
+    )
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def rows(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RowDataset:
     folder = tmp_path_factory.mktemp("rows")
-    return rows_from_dataset(small_shop, folder / "rows", negatives=3, history=8, show_progress=False)
+    return rows_from_dataset(shop, folder / "rows", negatives=3, history=8, show_progress=False)
+
+
+def popularity_of(shop: Dataset, to: Path) -> Run:
+    config = {"model": "popularity", "data": str(shop.path), "evaluate": {"ks": [5, 10]}}
+    return train(config, run=to, show_progress=False)
 
 
 def ranker_config(rows: RowDataset, model: str = "din", **changes: Any) -> dict[str, Any]:
@@ -42,7 +67,7 @@ def ranker_config(rows: RowDataset, model: str = "din", **changes: Any) -> dict[
         "model": model,
         "data": str(rows.path),
         "features": {"text": "text-small"},
-        "params": {"dim": 8},
+        "params": {} if model == "lr" else {"dim": 8},
         "train": {**FAST, **changes},
     }
 
@@ -60,7 +85,7 @@ class TestTraining:
         assert ranker.config.train.monitor == "auc"
         assert document["n_rows"] == len(table) == len(rows.rows("valid"))
         assert document["metrics"]["auc"] > 0.75
-        plain = click_metrics(table["label"], table["logit"], table["group"])
+        plain = click_metrics(*(table[name].to_numpy() for name in ("label", "logit", "group")))
         assert {name: document["metrics"][name] for name in plain} == pytest.approx(plain)
         assert document["metrics"]["logloss_calibrated"] <= document["metrics"]["logloss"] + 1e-6
         calibration = Calibration.load(ranker.path)
@@ -107,18 +132,22 @@ class TestTraining:
         assert [learning_rate(settings, 7, reductions) for reductions in range(3)] == [0.02, 0.01, 0.005]
 
     @pytest.mark.parametrize("mode", ["shuffled", "none"])
-    def test_without_their_histories_rows_tell_less(
+    def test_histories_can_be_taken_away_in_training_and_evaluation(
         self, mode: str, rows: RowDataset, ranker: Run, tmp_path: Path
     ) -> None:
-        config = {**ranker_config(rows), "histories": mode}
-        run = train(config, run=tmp_path / mode, show_progress=False)
-        assert Run(run.path).config.histories == mode
-        without = json.loads((run.path / "valid.json").read_text())["metrics"]["auc"]
-        assert without < json.loads((ranker.path / "valid.json").read_text())["metrics"]["auc"]
-        parts = run.split(rows)
-        (batch,) = parts.valid.batches(10_000)
+        run = train({**ranker_config(rows), "histories": mode}, run=tmp_path / mode, show_progress=False)
         (real,) = rows.rows("valid").batches(10_000)
-        assert not torch.equal(batch.values["history"], real.values["history"])
+        (shown,) = Run(run.path).split(rows).valid.batches(10_000)
+        if mode == "none":
+            assert not shown.values["history"].any()
+        else:
+            assert not torch.equal(shown.values["history"], real.values["history"])
+            assert torch.equal(shown.values["history"].unique(), real.values["history"].unique())
+        model = run.model(run.training_data(rows, run.split(rows)))
+        logits = pd.read_parquet(run.path / "per_row-valid.parquet")["logit"]
+        with torch.no_grad():
+            assert logits.to_numpy() == pytest.approx(model.score(shown).numpy(), abs=1e-6)
+            assert logits.to_numpy() != pytest.approx(model.score(real).numpy(), abs=1e-3)
 
 
 class TestEvaluation:
@@ -139,11 +168,11 @@ class TestEvaluation:
 
 
 class TestBadInput:
-    def test_a_ranker_needs_rows_and_the_others_do_not(self, rows: RowDataset, small_shop: Dataset) -> None:
+    def test_a_ranker_needs_rows_and_the_others_do_not(self, rows: RowDataset, shop: Dataset) -> None:
         with pytest.raises(ConfigError, match="mmrec data rows"):
-            train(config_of(small_shop, "din", params={}, monitor="auc"), show_progress=False)
+            train("din", shop, show_progress=False)
         with pytest.raises(ConfigError, match="a dataset of users and items for bpr"):
-            train(config_of(small_shop, "bpr"), rows, show_progress=False)
+            train("bpr", rows, show_progress=False)
 
     def test_another_metric_to_choose_by(self, rows: RowDataset) -> None:
         with pytest.raises(ConfigError, match="did you mean 'auc'"):
@@ -156,18 +185,16 @@ class TestBadInput:
 
 class TestSecondStage:
     def test_equals_ordering_the_candidates_by_hand(
-        self, ranker: Run, rows: RowDataset, small_shop: Dataset, tmp_path: Path
+        self, ranker: Run, rows: RowDataset, shop: Dataset, tmp_path: Path
     ) -> None:
-        first = train(
-            config_of(small_shop, "popularity", params={}), run=tmp_path / "first", show_progress=False
-        )
+        first = popularity_of(shop, tmp_path / "first")
         document = evaluate_reranked(first, ranker, "valid", candidates=15)
-        parts = small_shop.split()
+        parts = shop.split()
         alone = evaluate(first, "valid")
         assert document["retriever"] == pytest.approx(alone["metrics"])
-        order = np.argsort(-np.bincount(parts.train.items, minlength=60), kind="stable")
+        order = np.argsort(-np.bincount(parts.train.items, minlength=N_ITEMS), kind="stable")
         model = ranker.model(ranker.training_data(rows, rows.split()))
-        in_time = small_shop.in_time(parts.train)
+        in_time = shop.in_time(parts.train)
         from mmrec.data.rows.candidates import candidate_rows
         from mmrec.evaluate_rows import score_rows
 
@@ -190,11 +217,9 @@ class TestSecondStage:
         assert gain["low"] <= gain["mean"] <= gain["high"]
 
     def test_lifts_a_weak_first_stage(
-        self, ranker: Run, small_shop: Dataset, tmp_path: Path, mmrec: Command
+        self, ranker: Run, shop: Dataset, tmp_path: Path, mmrec: Command
     ) -> None:
-        first = train(
-            config_of(small_shop, "popularity", params={}), run=tmp_path / "first", show_progress=False
-        )
+        first = popularity_of(shop, tmp_path / "first")
         arguments = [
             "evaluate",
             str(first.path),
@@ -210,12 +235,11 @@ class TestSecondStage:
         assert Run(first.path).manifest["test_opened"][0]["ranker"] == str(ranker.path)
         assert Run(ranker.path).manifest["test_opened"][-1]["retriever"] == str(first.path)
 
-    def test_refuses_a_ranker_of_another_split(
-        self, small_shop: Dataset, ranker: Run, tmp_path: Path
-    ) -> None:
-        shop = copy_shop(small_shop, tmp_path / "shop")
-        split(shop, "random", name="default", seed=5, overwrite=True)
-        first = train(config_of(shop, "popularity", params={}), run=tmp_path / "first", show_progress=False)
+    def test_refuses_a_ranker_of_another_split(self, shop: Dataset, ranker: Run, tmp_path: Path) -> None:
+        shutil.copytree(shop.path, tmp_path / "shop")
+        shop = Dataset(tmp_path / "shop")
+        split(shop, "random-rows", seed=5, overwrite=True)
+        first = popularity_of(shop, tmp_path / "first")
         with pytest.raises(DataError, match="may know what is held out"):
             evaluate_reranked(first, ranker, "valid", candidates=20)
         with pytest.raises(ConfigError, match="at least"):
