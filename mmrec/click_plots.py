@@ -66,9 +66,10 @@ def reliability_plot(
         shown["calibrated"] = calibration.probabilities(logits)
     figure = Figure(figsize=(5.0, 6.0), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0.0, max(probabilities.max() for probabilities in shown.values()), 51)
     for name, probabilities in shown.items():
         _draw_bins(above, name, labels, probabilities, bins)
-        below.hist(probabilities, bins=50, histtype="step", color=COLOURS[name], label=name)
+        below.hist(probabilities, bins=edges, histtype="step", color=COLOURS[name], label=name)
     above.axline((0, 0), slope=1, color="#9a9a9a", linewidth=1, zorder=0)
     above.set_ylabel("observed share of clicks")
     above.set_title(title)
@@ -83,9 +84,8 @@ def reliability_plot(
 
 def _draw_bins(panel: Axes, name: str, labels: NDArray[Any], probabilities: Floats, bins: int) -> None:
     table = reliability(labels, probabilities, bins)
-    counts = f"{table.counts.min():,}" + (
-        f" to {table.counts.max():,}" if table.counts.min() < table.counts.max() else ""
-    )
+    fewest, most = table.counts.min(), table.counts.max()
+    counts = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
     panel.errorbar(
         table.predicted, table.observed, np.stack([table.observed - table.low, table.high - table.observed]),
         fmt=MARKS[name], color=COLOURS[name], markersize=4, elinewidth=1,

@@ -157,7 +157,7 @@ class _SameRows:
     def describe(self, resamples: int) -> str:
         """The tests of the metrics in words."""
         n_rows = f"{len(self.labels):,} rows"
-        names = {metric: f"paired t-test over {n_rows}" for metric in self.metrics}
+        names = dict.fromkeys(self.metrics, f"paired t-test over {n_rows}")
         names["auc"] = f"DeLong's test over {n_rows}"
         if self.weights:
             counted = f"the {len(self.weights['gauc']):,} of {self._n_groups:,} groups with both labels"
