@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,54 @@ class Result:
     cost: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_result(run: str | Path, split: str = "test") -> Result:
+@dataclass(frozen=True, eq=False)
+class RowResult:
+    """One evaluated run of a ranker.
+
+    Attributes:
+        label: Name of the model, or one that you give.
+        seed: Seed of the training.
+        run: Where it comes from, for messages.
+        metrics: ``{"auc": …, …}``.
+        file: Its rows, in the same order in all runs of a comparison: see :meth:`table`.
+        n_rows: Number of rows.
+        slices: ``{name: {"n": …, "metrics": {…}}, …}``.
+        protocol: How it was evaluated; equal in all runs of a comparison.
+        config: Resolved experiment config; runs that differ in the seed alone form one row.
+        split: ``test`` or ``valid``.
+        cost: ``epoch_seconds`` and ``peak_bytes`` of the training.
+    """
+
+    label: str
+    seed: int
+    run: str
+    metrics: Mapping[str, float]
+    file: Path
+    n_rows: int
+    slices: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    def table(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns of its rows; read anew, since the rows of many runs do not fit into memory together.
+
+        Raises:
+            DataError: The file is damaged, lacks a column, or is of another evaluation.
+        """
+        table = read_table(self.file)
+        lacking = [column for column in columns if column not in table]
+        if lacking or len(table) != self.n_rows:
+            raise DataError(
+                f"{', '.join(columns)} of {self.n_rows:,} rows in {self.file}",
+                f"no {', '.join(lacking)}" if lacking else f"{len(table):,} rows",
+                f"mmrec evaluate {self.file.parent} --split {self.split}",
+            )
+        return table[list(columns)]
+
+
+def read_result(run: str | Path, split: str = "test") -> Result | RowResult:
     """Read what ``mmrec evaluate RUN --split SPLIT`` left in a run folder.
 
     Raises:
@@ -54,18 +101,13 @@ def read_result(run: str | Path, split: str = "test") -> Result:
     from mmrec.config import read_yaml
 
     folder = Path(run)
-    per_user_name = "per_user.parquet" if split == "test" else f"per_user-{split}.parquet"
     if not (folder / "config.yaml").is_file():
         raise NotFittedError(
             "a run folder with config.yaml", f"none in {folder}", f"mmrec train CONFIG --run {folder}"
         )
-    for name in (f"{split}.json", per_user_name):
-        if not (folder / name).is_file():
-            raise NotFittedError(
-                f"a run evaluated on {split}",
-                f"no {name} in {folder}",
-                f"mmrec evaluate {folder} --split {split}",
-            )
+    document = read_json(_evaluated(folder, f"{split}.json", split))
+    name = "per_row" if "n_rows" in document else "per_user"
+    file = _evaluated(folder, f"{name}.parquet" if split == "test" else f"{name}-{split}.parquet", split)
     config = read_yaml(folder / "config.yaml")
     try:
         label, seed = str(config["model"]), int(config["train"]["seed"])
@@ -77,13 +119,25 @@ def read_result(run: str | Path, split: str = "test") -> Result:
         ) from None
     manifest = folder / "manifest.json"  # results of other programs may come without
     cost = read_json(manifest).get("cost", {}) if manifest.is_file() else {}
-    document = read_json(folder / f"{split}.json")
-    per_user = read_table(folder / per_user_name)
-    _check_means(folder, split, document["metrics"], per_user)
-    return Result(
-        label, seed, str(run), document["metrics"], per_user, document.get("slices", {}),
-        document.get("protocol", {}), config, split, cost,
-    )  # fmt: skip
+    metrics, rest = (
+        document["metrics"],
+        (document.get("slices", {}), document.get("protocol", {}), config, split, cost),
+    )
+    if name == "per_row":
+        return RowResult(label, seed, str(run), metrics, file, document["n_rows"], *rest)
+    per_user = read_table(file)
+    _check_means(folder, split, metrics, per_user)
+    return Result(label, seed, str(run), metrics, per_user, *rest)
+
+
+def _evaluated(folder: Path, name: str, split: str) -> Path:
+    if not (folder / name).is_file():
+        raise NotFittedError(
+            f"a run evaluated on {split}",
+            f"no {name} in {folder}",
+            f"mmrec evaluate {folder} --split {split}",
+        )
+    return folder / name
 
 
 def _check_means(folder: Path, split: str, metrics: Mapping[str, float], per_user: pd.DataFrame) -> None:

@@ -34,6 +34,11 @@ class PairedTest:
     high: Floats
     p: Floats
 
+    def column(self, place: int) -> PairedTest:
+        """One column alone."""
+        chosen = slice(place, place + 1)
+        return PairedTest(self.mean[chosen], self.low[chosen], self.high[chosen], self.p[chosen])
+
 
 def bootstrap_means(differences: Floats, resamples: int, generator: np.random.Generator) -> Floats:
     """Means of ``resamples`` samples of n rows drawn with replacement.

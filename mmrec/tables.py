@@ -8,11 +8,12 @@ import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mmrec.click_metrics import SMALLER_IS_BETTER
 from mmrec.metrics import CATALOGUE_METRICS
 from mmrec.significance import ALPHA
 
 if TYPE_CHECKING:
-    from mmrec.compare import Comparison, Row
+    from mmrec.comparison import Comparison, Row
 
 _LATEX = str.maketrans(
     {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -21,6 +22,8 @@ _LATEX = str.maketrans(
 _SYMBOLS = str.maketrans(
     {"±": r"$\pm$", "▲": r"$\uparrow$", "▼": r"$\downarrow$", "–": "--", "…": r"\dots{}"}
 )
+# Whether much novelty or little popularity is good depends on the purpose; the best bias is 1.
+_WITHOUT_BEST = (*CATALOGUE_METRICS, "bias")
 _CSV_NAMES = [
     "model",
     "slice",
@@ -66,12 +69,12 @@ def latex(comparison: Comparison) -> str:
 
 
 def csv_lines(comparison: Comparison) -> str:
-    """One line per model, slice (empty: all users) and metric."""
+    """One line per model, slice (empty: all users or rows) and metric."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _CSV_NAMES, lineterminator="\n")
     writer.writeheader()
     for row in document(comparison)["rows"]:
-        shown = [("", comparison.n_users, row["metrics"])]
+        shown = [("", comparison.n, row["metrics"])]
         shown += [(name, entry["n"], entry["metrics"]) for name, entry in row["slices"].items()]
         for slice_name, n, metrics in shown:
             for metric, cell in metrics.items():
@@ -110,10 +113,12 @@ def document(comparison: Comparison) -> dict[str, Any]:
                 "cost": {key: row.cost(key) for key in ("epoch_seconds", "peak_bytes")},
             }
         )
+    interval = comparison.baseline_auc
     return {
         "split": comparison.split,
-        "n_users": comparison.n_users,
+        f"n_{comparison.unit}": comparison.n,
         "baseline": comparison.baseline,
+        **({"baseline_auc": dict(zip(("mean", "low", "high"), interval, strict=True))} if interval else {}),
         "resamples": comparison.resamples,
         "comparisons": _family(comparison),
         "protocol": dict(comparison.protocol),
@@ -126,10 +131,19 @@ def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
     seeds = sorted({seed for row in comparison.rows for seed in row.seeds})
     spread = "mean ± standard deviation over seeds" if len(seeds) > 1 else "seed"
     lines = [f"Values: {spread} {', '.join(map(str, seeds))}; {best}: best of the column."]
+    smaller = [metric for metric in comparison.metrics if metric in SMALLER_IS_BETTER]
+    if smaller:
+        lines.append(f"Smaller is better: {', '.join(smaller)}.")
     if _family(comparison):
         lines.append(
-            f"▲/▼: better/worse than {comparison.baseline}; paired bootstrap over {comparison.n_users:,} users, "
-            f"{comparison.resamples:,} resamples, Holm-corrected p < {ALPHA} ({_family(comparison)} comparisons)."
+            f"▲/▼: better/worse than {comparison.baseline}; {comparison.tests}, "
+            f"Holm-corrected p < {ALPHA} ({_family(comparison)} comparisons)."
+        )
+    if comparison.baseline_auc:
+        value, low, high = comparison.baseline_auc
+        lines.append(
+            f"AUC of {comparison.baseline}: {value:.4f}, DeLong's 95 % interval {low:.4f} to {high:.4f} on "
+            f"{comparison.n:,} {comparison.unit}: what they can resolve without pairing."
         )
     if comparison.cost:
         lines.append(
@@ -137,16 +151,18 @@ def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
             "epochs); GiB: most memory of the training process; means over seeds."
         )
     if comparison.slices:
-        lines.append("Slices: n is the number of users that a slice concerns; differences are not tested.")
+        lines.append(
+            f"Slices: n is the number of {comparison.unit} that a slice concerns; differences are not tested."
+        )
     stated = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in comparison.protocol.items()]
     lines.append(
-        f"Protocol: {'; '.join([f'{comparison.split} part', f'{comparison.n_users:,} users', *stated])}."
+        f"Protocol: {'; '.join([f'{comparison.split} part', f'{comparison.n:,} {comparison.unit}', *stated])}."
     )
     return lines
 
 
-def slice_size(row: Row, name: str) -> int | None:
-    """Number of users, or of held-out pairs, in a slice."""
+def slice_size(row: Row[Any], name: str) -> int | None:
+    """Number of users or rows, or of held-out pairs, in a slice."""
     entry = row.results[0].slices[name]
     size = entry.get("n_users", entry.get("n"))
     return None if size is None else int(size)
@@ -178,25 +194,25 @@ def slice_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], li
     return ["slice", "n", "model", *comparison.metrics], lines
 
 
-def _cell(comparison: Comparison, row: Row, metric: str, slice_name: str | None, bold: str) -> str:
+def _cell(comparison: Comparison, row: Row[Any], metric: str, slice_name: str | None, bold: str) -> str:
     values = row.values(metric, slice_name)
     if not values:
         return "–"
     text = f"{statistics.fmean(values):.4f}"
     everyone = [other.values(metric, slice_name) for other in comparison.rows]
-    best = f"{max(statistics.fmean(other) for other in everyone if other):.4f}"
-    # Whether much novelty or little popularity is good depends on the purpose, so those have no best.
-    if text == best and len(comparison.rows) > 1 and metric.partition("@")[0] not in CATALOGUE_METRICS:
+    choose = min if metric in SMALLER_IS_BETTER else max
+    best = f"{choose(statistics.fmean(other) for other in everyone if other):.4f}"
+    if text == best and len(comparison.rows) > 1 and metric.partition("@")[0] not in _WITHOUT_BEST:
         text = bold.format(text)
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.4f}"
     difference = None if slice_name else comparison.differences.get(row.label, {}).get(metric)
     if difference and difference.significant:
-        text += " ▲" if difference.mean > 0 else " ▼"
+        text += " ▲" if (difference.mean < 0) == (metric in SMALLER_IS_BETTER) else " ▼"
     return text
 
 
-def _statistics(row: Row, metric: str, slice_name: str | None = None) -> dict[str, Any]:
+def _statistics(row: Row[Any], metric: str, slice_name: str | None = None) -> dict[str, Any]:
     values = row.values(metric, slice_name)
     return {
         "mean": statistics.fmean(values) if values else None,

@@ -226,7 +226,7 @@ def explain(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, several seeds of several models.")],
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metric to show, e.g. recall@20. Repeatable.")
+        list[str] | None, typer.Option(help="Metric to show, e.g. recall@20 or auc. Repeatable.")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Label of the row that the others are tested against.")
@@ -245,7 +245,7 @@ def compare(
     ] = "markdown",
     as_json: Json = False,
 ) -> None:
-    """Compare evaluated runs: mean and spread over seeds, paired significance over users."""
+    """Compare evaluated runs: mean and spread over seeds, paired significance over users or rows."""
     from mmrec.compare import compare as run_compare
     from mmrec.tables import csv_lines, latex, markdown, plain
 

@@ -120,7 +120,7 @@ def _results_section(comparison: Comparison, runs: Sequence[tuple[str, Run]]) ->
     bold = "\x02{}\x03"  # turned into markup once the cell is escaped
     parts = [
         element("h2", "Results"),
-        _table(*tables.main_table(comparison, bold), f"All {comparison.n_users:,} users of the {comparison.split} part"),
+        _table(*tables.main_table(comparison, bold), f"All {comparison.n:,} {comparison.unit} of the {comparison.split} part"),
     ]  # fmt: skip
     if comparison.slices:
         caption = "Only the held-out items of a slice count; the candidates are still all items"
