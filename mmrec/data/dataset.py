@@ -251,7 +251,9 @@ class Dataset:
         """External item id to a short name for people; empty where there is no text."""
         if not self.text_columns():
             return {}
-        return dict(zip(self.items["item_id"].tolist(), titles_of(self.items, self.text_columns()), strict=True))
+        return dict(
+            zip(self.items["item_id"].tolist(), titles_of(self.items, self.text_columns()), strict=True)
+        )
 
     def modalities(self) -> dict[str, NDArray[np.bool_]]:
         """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -80,6 +80,11 @@ class Vectors:
     def from_tables(cls, users: Tensor, items: Tensor) -> Vectors:
         """Vectors of models with a table ``(n_users, d)`` of users."""
         return cls(items, lambda block: users[torch.from_numpy(block.ids).to(users.device)], users)
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """``(d, n_items)``, as products with it are fastest."""
+        return self.items.T.contiguous()
 
     def users(self, users: Users) -> Tensor:
         """Vectors ``(b, d)`` of a block of users."""
@@ -207,7 +212,6 @@ def scoring(
 
 def products(vectors: Vectors, histories: Histories) -> Callable[[Ids], Tensor]:
     """:func:`scoring` with the vectors of a retriever."""
-    transposed = vectors.items.T.contiguous()
     buffers: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -216,8 +220,8 @@ def products(vectors: Vectors, histories: Histories) -> Callable[[Ids], Tensor]:
         # A fresh block of scores costs more in page faults than the product itself: keep one per block size.
         if len(ids) not in buffers:
             buffers.clear()
-            buffers[len(ids)] = queries.new_empty(len(ids), transposed.shape[1])
-        return torch.mm(queries, transposed, out=buffers[len(ids)])
+            buffers[len(ids)] = queries.new_empty(len(ids), len(vectors.items))
+        return torch.mm(queries, vectors.transposed, out=buffers[len(ids)])
 
     return score
 
