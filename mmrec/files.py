@@ -97,7 +97,7 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     at_working_folder, exchange = -100, 2
     failed = call(at_working_folder, os.fsencode(one), at_working_folder, os.fsencode(other), exchange)
-    return failed == 0
+    return bool(failed == 0)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

@@ -47,7 +47,7 @@ def write_seen(folder: Path, seen: Histories) -> None:
     """Write the items of each user as ``offsets (n_users + 1,)`` and ``items (n,)``."""
     import safetensors.numpy
 
-    arrays = {"offsets": seen.offsets, "items": seen.items.astype(np.int32)}
+    arrays: dict[str, NDArray[Any]] = {"offsets": seen.offsets, "items": seen.items.astype(np.int32)}
     write_bytes(folder / SEEN, safetensors.numpy.save(arrays))
 
 
@@ -124,8 +124,8 @@ def parse_inputs(document: bytes, tensors: bytes, seen: Histories, n_items: int)
         inputs = _Inputs.model_validate(parse_json(document, INPUTS))
     except ValidationError as error:
         first = error.errors()[0]
-        found = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise BundleError(f"features and codes in {INPUTS}", found, AGAIN) from None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BundleError(f"features and codes in {INPUTS}", reason, AGAIN) from None
     found = parse_tensors(tensors, INPUT_TENSORS)
     try:
         codes = {source: _codes(found, source, entry, n_items) for source, entry in inputs.codes.items()}
