@@ -11,45 +11,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmrec.bundle.inputs import parse_inputs, parse_seen
+from mmrec.bundle.contents import read_contents
+from mmrec.bundle.inputs import parse_inputs
 from mmrec.bundle.manifest import (
     CHECKPOINT,
     CONFIG,
     INPUT_TENSORS,
     INPUTS,
-    ITEM_VECTORS,
-    ITEMS,
-    MANIFEST,
     PICTURES,
     RANKER_CHECKPOINT,
     RANKER_CONFIG,
-    SEEN,
-    USER_VECTORS,
-    USERS,
     FileEntry,
     Kind,
-    Manifest,
-    read_manifest,
 )
 from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
-from mmrec.bundle.reading import (
-    AGAIN,
-    MOST_JSON,
-    check_inside,
-    parse_json,
-    parse_table,
-    parse_tensors,
-    read_inside,
-    take,
-)
+from mmrec.bundle.reading import parse_tensors
 from mmrec.config import ExperimentConfig
 from mmrec.data.dataset import find_row, titles_of
 from mmrec.data.histories import Histories, Ids
-from mmrec.errors import BundleError, ConfigError, DataError
+from mmrec.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
     from mmrec.models.contracts import Vectors
@@ -80,6 +63,11 @@ class Bundle:
     mmrec's own model classes are loaded. A hash says that the bundle is whole, not that whoever made it is honest: its
     vectors can be anything, and its hyper-parameters can ask for more memory than there is.
 
+    Attributes:
+        manifest: What it is, what it was made from and how well it did.
+        items: Row i is item i: ``item_id`` and attributes.
+        users: Row u is user u: ``user_id``.
+
     Args:
         path: The folder.
         check: Compare SHA-256 hashes; everything else is checked anyway.
@@ -89,65 +77,17 @@ class Bundle:
         BundleError: No bundle there, or one that is damaged or asks for what it may not.
     """
 
-    manifest: Manifest
-    items: pd.DataFrame
-    users: pd.DataFrame
-
     def __init__(self, path: str | Path, *, check: bool = True, trust_models: bool = False) -> None:
-        self.path, self.check, self.trust_models = Path(path), check, trust_models
-        if not (self.path / MANIFEST).is_file():
-            raise BundleError(
-                f"a bundle folder with {MANIFEST}",
-                f"none in {self.path}",
-                f"mmrec export RUN --to {self.path}",
-            )
-        content = read_inside(self.path, MANIFEST, most=MOST_JSON)
-        while True:
-            try:
-                self._open(content)
-                return
-            except BundleError:
-                before, content = content, read_inside(self.path, MANIFEST, most=MOST_JSON)
-                if content == before:
-                    raise
-                # another bundle has taken its place meanwhile: begin again
-
-    def _open(self, content: bytes) -> None:
-        self.manifest = read_manifest(parse_json(content, MANIFEST), str(self.path))
-        counts, dim = self.manifest.counts, self.manifest.dim
-        self.items = self._table(ITEMS, counts.items, "item_id")
-        self.users = self._table(USERS, counts.users, "user_id")
-        self._seen = parse_seen(self._read(SEEN), counts.users, counts.items, counts.seen)
-        self._item_vectors = None if dim is None else self._vectors_of(ITEM_VECTORS, counts.items, dim)
-        self._user_vectors = None
-        if dim is not None and self.kind == "vectors":
-            self._user_vectors = self._vectors_of(USER_VECTORS, counts.users, dim)
+        self.path, self.trust_models = Path(path), trust_models
+        contents = read_contents(self.path, check=check)
+        self.manifest, self.items, self.users = contents.manifest, contents.items, contents.users
+        self._files, self._seen = contents.files, contents.seen
+        self._item_vectors, self._user_vectors = contents.item_vectors, contents.user_vectors
         if self.kind != "vectors":  # what may not be loaded should not be found out by the first request
             self._config(CONFIG, self.manifest.model)
-        done = {ITEMS, USERS, SEEN, ITEM_VECTORS, USER_VECTORS}
-        for name, entry in self.manifest.files.items():
-            if self.check and name not in done:
-                check_inside(self.path, name, entry)
-
-    def _read(self, name: str) -> bytes:
-        most = MOST_JSON if name.endswith(".json") else None
-        return read_inside(self.path, name, self.manifest.files[name], check=self.check, most=most)
-
-    def _table(self, name: str, rows: int, key: str) -> pd.DataFrame:
-        table = parse_table(self._read(name), name, rows=rows)
-        ids = table[key].tolist() if key in table else []
-        if not ids or not all(isinstance(one, str) for one in ids) or len(set(ids)) < len(ids):
-            raise BundleError(f"a column {key} in {name}, no id missing or twice", "another one", AGAIN)
-        return table
-
-    def _vectors_of(self, name: str, rows: int, dim: int) -> Tensor:
-        vectors = take(parse_tensors(self._read(name), name), "vectors", "float32", (rows, dim), name)
-        if not vectors.isfinite().all():
-            raise BundleError(f"finite vectors in {name}", "NaN or infinity", AGAIN)
-        return vectors
 
     def _config(self, name: str, model: str) -> ExperimentConfig:
-        return parse_config(self._read(name), name, model, trust_models=self.trust_models)
+        return parse_config(self._files.read(name), name, model, trust_models=self.trust_models)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -200,7 +140,7 @@ class Bundle:
     @cached_property
     def _pictures(self) -> dict[str, FileEntry]:
         pictures = self.manifest.pictures
-        return {} if pictures is None else parse_pictures(self._read(PICTURES), pictures)
+        return {} if pictures is None else parse_pictures(self._files.read(PICTURES), pictures)
 
     def picture(self, item: int) -> tuple[bytes, str] | None:
         """Content and media type of an item's picture; None where it has none, or the bundle came without pictures.
@@ -226,9 +166,9 @@ class Bundle:
         if self.kind == "vectors":
             raise ConfigError("a bundle with a model", f"vectors alone in {self.path}", "use the vectors")
         config = self._config(CONFIG, self.manifest.model)
-        inputs = self._read(INPUTS), self._read(INPUT_TENSORS)
+        inputs = self._files.read(INPUTS), self._files.read(INPUT_TENSORS)
         data = parse_inputs(*inputs, self._seen, self.manifest.counts.items)
-        return rebuild(config, data, self._read(CHECKPOINT), CHECKPOINT)
+        return rebuild(config, data, self._files.read(CHECKPOINT), CHECKPOINT)
 
     def ranker(self) -> Ranker | None:
         """Config and tensors of the ranker; None where the bundle has none.
@@ -240,7 +180,7 @@ class Bundle:
         if entry is None:
             return None
         config = self._config(RANKER_CONFIG, entry.model)
-        return Ranker(config, parse_tensors(self._read(RANKER_CHECKPOINT), RANKER_CHECKPOINT))
+        return Ranker(config, parse_tensors(self._files.read(RANKER_CHECKPOINT), RANKER_CHECKPOINT))
 
     @property
     def item_vectors(self) -> Floats:

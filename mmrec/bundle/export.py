@@ -167,8 +167,9 @@ def _check_target(to: Path, *, overwrite: bool) -> None:
     except (MMRecError, AttributeError):
         mine = False
     if not mine or to.is_symlink():
+        found = "a link" if to.is_symlink() else "other files"
         raise DataError(
-            "a bundle to overwrite", f"{to} with other files", "choose another folder, or remove it first"
+            "a bundle to overwrite", f"{found} at {to}", "choose another folder, or remove it first"
         )
 
 

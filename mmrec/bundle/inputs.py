@@ -27,20 +27,22 @@ class _Frozen(BaseModel):
 
 
 class _Features(_Frozen):
+    modality: str
     name: str
     dim: int = Field(ge=1)
     vocabulary: list[str] | None
 
 
 class _Codes(_Frozen):
+    source: str
     name: str
     sizes: list[int] = Field(min_length=1)
     arrays: list[str]
 
 
 class _Inputs(_Frozen):
-    features: dict[str, _Features]
-    codes: dict[str, _Codes]
+    features: list[_Features]
+    codes: list[_Codes]
 
 
 def write_seen(folder: Path, seen: Histories) -> None:
@@ -83,20 +85,18 @@ def write_inputs(folder: Path, data: TrainingData) -> None:
     import safetensors.numpy
 
     arrays: dict[str, NDArray[Any]] = {}
-    document: dict[str, dict[str, Any]] = {"features": {}, "codes": {}}
+    document: dict[str, list[Any]] = {"features": [], "codes": []}  # in the order in which models sum them up
     for modality, table in data.features.items():
         arrays[f"features/{modality}/vectors"] = np.ascontiguousarray(table.vectors)
         arrays[f"features/{modality}/present"] = np.ascontiguousarray(table.present)
-        document["features"][modality] = {
-            "name": table.name,
-            "dim": table.dim,
-            "vocabulary": table.vocabulary,
-        }
+        entry = {"name": table.name, "dim": table.dim, "vocabulary": table.vocabulary}
+        document["features"].append({"modality": modality, **entry})
     for source, codes in data.codes.items():
         kept = _kept_arrays(codes)
         arrays[f"codes/{source}/codes"] = np.ascontiguousarray(codes.codes)
         arrays |= {f"codes/{source}/{name}": array for name, array in kept.items()}
-        document["codes"][source] = {"name": codes.name, "sizes": list(codes.sizes), "arrays": sorted(kept)}
+        entry = {"name": codes.name, "sizes": list(codes.sizes), "arrays": sorted(kept)}
+        document["codes"].append({"source": source, **entry})
     write_json(folder / INPUTS, document)
     write_bytes(folder / INPUT_TENSORS, safetensors.numpy.save(arrays))
 
@@ -128,33 +128,33 @@ def parse_inputs(document: bytes, tensors: bytes, seen: Histories, n_items: int)
         raise BundleError(f"features and codes in {INPUTS}", reason, AGAIN) from None
     found = parse_tensors(tensors, INPUT_TENSORS)
     try:
-        codes = {source: _codes(found, source, entry, n_items) for source, entry in inputs.codes.items()}
+        codes = {entry.source: _codes(found, entry, n_items) for entry in inputs.codes}
     except FeatureError as error:
         raise BundleError(error.expected, error.found, AGAIN) from None
-    features = {m: _features(found, m, entry, n_items) for m, entry in inputs.features.items()}
+    features = {entry.modality: _features(found, entry, n_items) for entry in inputs.features}
     return TrainingData(seen.n_users, n_items, seen, features, codes=codes)
 
 
-def _features(found: Mapping[str, Any], modality: str, entry: _Features, n_items: int) -> FeatureTable:
-    name = f"features/{modality}/vectors"
+def _features(found: Mapping[str, Any], entry: _Features, n_items: int) -> FeatureTable:
+    name = f"features/{entry.modality}/vectors"
     dtype = str(found[name].dtype).removeprefix("torch.") if name in found else FLOATS[0]
     if dtype not in FLOATS:
         raise BundleError(f"{name} of floating point numbers in {INPUT_TENSORS}", dtype, AGAIN)
     vectors = take(found, name, dtype, (n_items, entry.dim), INPUT_TENSORS)
-    present = take(found, f"features/{modality}/present", "bool", (n_items,), INPUT_TENSORS)
+    present = take(found, f"features/{entry.modality}/present", "bool", (n_items,), INPUT_TENSORS)
     if entry.vocabulary is not None and len(entry.vocabulary) != entry.dim:
         raise BundleError(
             f"a word for each of {entry.dim:,} columns in {INPUTS}", f"{len(entry.vocabulary):,}", AGAIN
         )
     manifest = {} if entry.vocabulary is None else {"vocabulary": entry.vocabulary}
-    return FeatureTable(entry.name, modality, vectors.numpy(), present.numpy(), manifest)
+    return FeatureTable(entry.name, entry.modality, vectors.numpy(), present.numpy(), manifest)
 
 
-def _codes(found: Mapping[str, Any], source: str, entry: _Codes, n_items: int) -> CodeTable:
-    codes = take(found, f"codes/{source}/codes", "int32", (n_items, len(entry.sizes)), INPUT_TENSORS)
+def _codes(found: Mapping[str, Any], entry: _Codes, n_items: int) -> CodeTable:
+    codes = take(found, f"codes/{entry.source}/codes", "int32", (n_items, len(entry.sizes)), INPUT_TENSORS)
     arrays = {}
     for name in entry.arrays:
-        key = f"codes/{source}/{name}"
+        key = f"codes/{entry.source}/{name}"
         if key not in found:
             raise BundleError(f"{key} in {INPUT_TENSORS}", "none", AGAIN)
         arrays[name] = found[key].numpy()

@@ -44,7 +44,7 @@ def write_pictures(folder: Path, dataset: Dataset, how: How) -> Pictures | None:
 
     if how == "none" or "image" not in dataset.items:
         return None
-    names = sorted({check_name(str(name)) for name in dataset.items["image"].dropna()})
+    names = sorted({_checked(str(name)) for name in dataset.items["image"].dropna()})
     if not names:
         return None
     rows = []
@@ -58,6 +58,14 @@ def write_pictures(folder: Path, dataset: Dataset, how: How) -> Pictures | None:
     table = pd.DataFrame(rows, columns=["image", "bytes", "sha256"])
     write_table(folder / PICTURES, table)
     return Pictures(files=len(table), bytes=int(table["bytes"].sum()))
+
+
+def _checked(name: str) -> str:
+    try:
+        return check_name(name)
+    except BundleError as error:
+        again = "rename the picture and import again, or export without pictures"
+        raise DataError("plain names of pictures", error.found, again) from None
 
 
 def _source(dataset: Dataset, name: str) -> Path:

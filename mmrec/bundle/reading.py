@@ -23,7 +23,7 @@ MOST_DEPTH = 32  # of lists and objects in each other
 MOST_HEADER = 16 * 2**20  # bytes before the tensors of a safetensors file
 MOST_COLUMNS = 4096  # of a table
 MOST_TABLE = 16 * 2**30  # bytes of a table in memory
-ROWS_AT_ONCE = 4096  # of a table: how far reading goes before the limit is looked at again
+ROWS_AT_ONCE = 512  # of a table: how far reading goes before the limit is looked at again
 
 AGAIN = "copy the bundle again, or export the run again"
 STRANGE = "do not use this bundle: ask who made it"

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.export import export
-from mmrec.bundle.manifest import ITEM_VECTORS, KINDS
+from mmrec.bundle.inputs import parse_inputs, parse_seen, write_inputs, write_seen
+from mmrec.bundle.manifest import INPUT_TENSORS, INPUTS, ITEM_VECTORS, KINDS, SEEN
+from mmrec.bundle.model import rebuild
 from mmrec.codes.tokenize import tokenize
+from mmrec.config import load_config
 from mmrec.data.dataset import Dataset
 from mmrec.errors import ConfigError, DataError
 from mmrec.evaluate import evaluate
-from mmrec.models.contracts import Users, contract_of, knows_users, scoring
+from mmrec.models.contracts import contract_of, knows_users, scoring, training_histories
 from mmrec.recommend import recommend
 from mmrec.registry import MODELS as ALL_MODELS
 from mmrec.registry import model_class
 from mmrec.runs import Run
 from mmrec.train import train
 from tests.bundle.conftest import MODELS
-from tests.learning import SMALL, new_model
+from tests.learning import SMALL, all_scores, new_model
 from tests.learning import train as learn
 from tests.small_shop import config_of, copy_shop
 from tests.worlds import planted_blocks
@@ -148,6 +153,28 @@ def test_models_say_whether_they_read_who_the_user_is(name: str) -> None:
         ]
     same = all(torch.allclose(one, scores[0]) for one in scores)
     assert same != knows_users(model), name
+
+
+@pytest.mark.parametrize("name", ALL_MODELS)
+def test_every_model_is_rebuilt_from_what_a_bundle_keeps(name: str, tmp_path: Path) -> None:
+    data = planted_blocks(n_users=6, n_items=12, dim=4, missing=0.3).data
+    words = dataclasses.replace(data.features["text"], manifest={"vocabulary": ["a", "b", "c", "d"]})
+    data = dataclasses.replace(data, features={"text": words, "image": data.features["image"]})
+    model = learn(new_model(name, data), data, epochs=1).model
+    known = training_histories(model, data)
+    write_seen(tmp_path, known)
+    write_inputs(tmp_path, data)
+    seen = parse_seen((tmp_path / SEEN).read_bytes(), 6, 12, len(known.items))
+    inputs = parse_inputs(*((tmp_path / file).read_bytes() for file in (INPUTS, INPUT_TENSORS)), seen, 12)
+    config = load_config({"model": name, "data": "unused", "params": model_params(model)})
+    tensors = safetensors.torch.save({key: one.contiguous() for key, one in model.state_dict().items()})
+    rebuilt = rebuild(config, inputs, tensors, name)
+    assert torch.equal(all_scores(rebuilt, inputs), all_scores(model, data))
+
+
+def model_params(model: Any) -> dict[str, Any]:
+    config = getattr(model, "config", None)
+    return {} if config is None else dict(config.model_dump(mode="json"))
 
 
 def test_the_card_and_the_manifest_say_what_the_run_says(
