@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrec.bundle.bundle import Bundle
+    from mmrec.bundle.export import export
     from mmrec.codes.table import CodeTable
     from mmrec.codes.tokenize import tokenize
     from mmrec.compare import compare
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Bundle": "mmrec.bundle.bundle",
     "CodeTable": "mmrec.codes.table",
     "Dataset": "mmrec.data.dataset",
     "FeatureTable": "mmrec.encode.features",
@@ -39,6 +42,7 @@ _PUBLIC = {
     "encode": "mmrec.encode",
     "evaluate": "mmrec.evaluate",
     "explain": "mmrec.explain",
+    "export": "mmrec.bundle.export",
     "from_frames": "mmrec.data.importers.frames",
     "import_dataset": "mmrec.data.importers",
     "import_features": "mmrec.encode.external",
@@ -51,6 +55,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Bundle",
     "CodeTable",
     "Dataset",
     "FeatureTable",
@@ -61,6 +66,7 @@ __all__ = [
     "encode",
     "evaluate",
     "explain",
+    "export",
     "from_frames",
     "import_dataset",
     "import_features",

@@ -35,6 +35,10 @@ class NotFittedError(MMRecError):
     """A run or model that is not trained, or whose checkpoint is damaged."""
 
 
+class BundleError(MMRecError):
+    """A bundle that is damaged, or that asks for what a bundle may not do."""
+
+
 class DiskError(MMRecError):
     """A disk that is full or may not be written."""
 

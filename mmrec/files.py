@@ -45,14 +45,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; rename it to ``path`` when the block ends well.
+
+    With ``overwrite`` the two folders change names, in one step where the system can do so (Linux, on most file
+    systems): whoever opens ``path`` finds the old folder or the new one. Elsewhere the old one is renamed first, and for
+    that moment there is none; a kill just then leaves it as ``.NAME.old-PROCESS``.
 
     Raises:
         DataError: ``path`` exists and is not an empty folder.
         DiskError: The disk is full or may not be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken and not overwrite:
         raise DataError(
             "a new or empty folder", f"{path} with files in it", "choose another folder, or remove it first"
         )
@@ -61,20 +66,49 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            if path.exists():
-                path.rmdir()
-            temporary.rename(path)
+            if taken:
+                _swap(temporary, path)
+            else:
+                if path.exists():
+                    path.rmdir()
+                temporary.rename(path)
             sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in ``folder`` of processes that were killed while writing."""
-    for path in folder.glob(".*.partial-*"):
+def _swap(new: Path, path: Path) -> None:
+    """Give ``path`` the new content; the old one takes the name ``new``."""
+    if _exchange(new, path):
+        return
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    new.rename(path)
+    old.rename(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths change names in one step; False where the system or the file system cannot."""
+    import ctypes
+
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    at_working_folder, exchange = -100, 2
+    failed = call(at_working_folder, os.fsencode(one), at_working_folder, os.fsencode(other), exchange)
+    return bool(failed == 0)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what processes that were killed while writing ``name`` into ``folder`` have left."""
+    for path in folder.glob(f".{name}.partial-*"):
         process = path.name.rpartition("-")[2]
-        if path.is_file() and process.isdecimal() and not _is_alive(int(process)):
-            path.unlink(missing_ok=True)
+        if process.isdecimal() and not _is_alive(int(process)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -96,6 +130,12 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` atomically as UTF-8."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_json(path: Path) -> Any:

@@ -13,7 +13,7 @@ from mmrec.data.dataset import Dataset
 from mmrec.data.histories import Ids
 from mmrec.errors import ConfigError, DataError
 from mmrec.models.contracts import scoring, training_histories
-from mmrec.rank import permitted_items, rank
+from mmrec.rank import Ranking, permitted_items, rank
 from mmrec.runs import Run
 
 make_callable(__name__, "mmrec.recommend:recommend")
@@ -48,8 +48,7 @@ def recommend(
         DataError: Unknown user or item, or a user without training items.
         NotFittedError: The run has no usable checkpoint.
     """
-    if k < 1:
-        raise ConfigError("k >= 1", str(k), "ask for at least one item")
+    check_length(k)
     run = run if isinstance(run, Run) else Run(run)
     dataset = run.dataset(data)
     split = run.split(dataset)
@@ -74,13 +73,31 @@ def recommend(
         permitted=permitted_items(dataset.n_items, permitted, denied),
     )
     ranking = rank(score, ids, dataset.n_items, k, exclude=exclude, allow=permitted, deny=denied)
-    item_ids = dataset.items["item_id"].to_numpy()
+    return named(ranking, names, dataset.items["item_id"].tolist())
+
+
+def check_length(k: int) -> None:
+    """Check the length of a list.
+
+    Raises:
+        ConfigError: k is below 1.
+    """
+    if k < 1:
+        raise ConfigError("k >= 1", str(k), "ask for at least one item")
+
+
+def named(ranking: Ranking, users: Sequence[str | None], item_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """A ranking with the external ids of its users and of its items.
+
+    Returns:
+        ``{"user", "items": [{"item", "score"}, …]}`` per user, best item first.
+    """
     results = []
-    for name, items, scores in zip(names, ranking.items, ranking.scores, strict=True):
+    for user, items, scores in zip(users, ranking.items, ranking.scores, strict=True):
         pairs = [
             (item_ids[item], float(score)) for item, score in zip(items, scores, strict=True) if item >= 0
         ]
-        results.append({"user": name, "items": [{"item": item, "score": score} for item, score in pairs]})
+        results.append({"user": user, "items": [{"item": item, "score": score} for item, score in pairs]})
     return results
 
 

@@ -13,6 +13,7 @@ from mmrec import __version__
 from mmrec.cli.codes import tokenize
 from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
 from mmrec.cli.data import data_app, encode
+from mmrec.cli.serving import export
 from mmrec.errors import MMRecError
 
 app = typer.Typer(
@@ -260,6 +261,11 @@ def compare(
     )
     texts = {"markdown": markdown, "plain": plain, "csv": csv_lines, "latex": latex}
     show(comparison.to_document(), texts[format](comparison), as_json=as_json)
+
+
+app.command(epilog="Example: mmrec export runs/shop/freedom-1a2b3c-seed0 --to bundles/shop --images copy")(
+    export
+)
 
 
 @app.command(epilog="Example: mmrec models --json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -186,11 +186,7 @@ class Dataset:
         Raises:
             DataError: Unknown user.
         """
-        try:
-            return self._user_rows[str(user_id)]
-        except KeyError:
-            first = ", ".join(list(self._user_rows)[:3])
-            raise DataError(f"a user of {self.name}", repr(user_id), f"use an id such as {first}") from None
+        return find_row(self._user_rows, user_id, f"a user of {self.name}")
 
     def item(self, item_id: str) -> int:
         """Internal id of an item.
@@ -198,11 +194,7 @@ class Dataset:
         Raises:
             DataError: Unknown item.
         """
-        try:
-            return self._item_rows[str(item_id)]
-        except KeyError:
-            first = ", ".join(list(self._item_rows)[:3])
-            raise DataError(f"an item of {self.name}", repr(item_id), f"use an id such as {first}") from None
+        return find_row(self._item_rows, item_id, f"an item of {self.name}")
 
     def split_names(self) -> list[str]:
         """Names of the splits made so far (their manifests are written last)."""
@@ -257,12 +249,12 @@ class Dataset:
         return [str(column) for column in self.items.columns if kinds.get(column) == "text"]
 
     def titles(self) -> dict[str, str]:
-        """External item id to a short name for people: the first text column, cut to 80 characters."""
-        columns = self.text_columns()
-        if not columns:
+        """External item id to a short name for people; empty where there is no text."""
+        if not self.text_columns():
             return {}
-        texts = self.items[columns[0]].fillna("").astype(str).str.slice(0, 80)
-        return dict(zip(self.items["item_id"].tolist(), texts.tolist(), strict=True))
+        return dict(
+            zip(self.items["item_id"].tolist(), titles_of(self.items, self.text_columns()), strict=True)
+        )
 
     def modalities(self) -> dict[str, NDArray[np.bool_]]:
         """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""
@@ -365,6 +357,26 @@ def load(path: str | Path) -> Dataset | RowDataset:
     from mmrec.data.rows.dataset import RowDataset, is_row_dataset
 
     return RowDataset(path) if is_row_dataset(path) else Dataset(path)
+
+
+def find_row(rows: Mapping[str, int], name: str, wanted: str) -> int:
+    """Internal id of an external one.
+
+    Raises:
+        DataError: Unknown.
+    """
+    try:
+        return rows[str(name)]
+    except KeyError:
+        first = ", ".join(list(rows)[:3])
+        raise DataError(wanted, repr(name), f"use an id such as {first}") from None
+
+
+def titles_of(items: pd.DataFrame, text_columns: Sequence[str]) -> list[str]:
+    """A short name of each item for people: the first text column, cut to 80 characters; empty where there is none."""
+    if not text_columns:
+        return [""] * len(items)
+    return [str(text) for text in items[text_columns[0]].fillna("").astype(str).str.slice(0, 80)]
 
 
 def unique_pairs(users: Ids, items: Ids, n_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -246,6 +246,7 @@ class RecBoleModel(nn.Module):
     batches: str | None
     modalities: ClassVar = "none"
     cold_items: ClassVar = False
+    knows_users: ClassVar = True
     steps: Tensor
 
     def __init__(self, config: ModelConfig, data: TrainingData) -> None:

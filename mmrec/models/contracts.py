@@ -15,14 +15,15 @@ sets ``max_items``, how many it looks at, and a model of semantic IDs ``codes``:
 
 Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
 ``explain(users) -> Explanation``, for ``mmrec explain``; ``rescore(speller, spell) -> (b, n_items)`` of a generator that
-takes what it spelt, ``spell()``, as candidates only.
+takes what it spelt, ``spell()``, as candidates only; ``knows_users``, True where a score depends on which user it is for
+and not on the history alone, so that nobody unknown can be recommended anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,15 +71,22 @@ class Vectors:
     Attributes:
         items: ``(n_items, d)``.
         encode: Gives the vectors ``(b, d)`` of a block of users.
+        table: ``(n_users, d)`` where all that counts is who a user is; None where vectors are made from histories.
     """
 
     items: Tensor
     encode: Callable[[Users], Tensor]
+    table: Tensor | None = None
 
     @classmethod
     def from_tables(cls, users: Tensor, items: Tensor) -> Vectors:
         """Vectors of models with a table ``(n_users, d)`` of users."""
-        return cls(items, lambda block: users[torch.from_numpy(block.ids).to(users.device)])
+        return cls(items, lambda block: users[torch.from_numpy(block.ids).to(users.device)], users)
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """``(d, n_items)``, as products with it are fastest."""
+        return self.items.T.contiguous()
 
     def users(self, users: Users) -> Tensor:
         """Vectors ``(b, d)`` of a block of users."""
@@ -180,6 +188,11 @@ def reads_sequences(model: Any) -> bool:
     return bool(getattr(model, "max_length", 0))
 
 
+def knows_users(model: Any) -> bool:
+    """True for a model whose scores of a history depend on which user has it."""
+    return bool(getattr(model, "knows_users", False))
+
+
 def training_histories(model: Any, data: TrainingData) -> Histories:
     """The training items of each user as the model reads them."""
     return data.sequences if reads_sequences(model) else data.train
@@ -211,8 +224,11 @@ def scoring(
     if contract_of(type(model)) == "scorer":
         return torch.no_grad()(lambda ids: model.scores(Users.of(histories, ids)))
     with torch.no_grad():
-        vectors: Vectors = model.vectors()
-    transposed = vectors.items.T.contiguous()
+        return products(model.vectors(), histories)
+
+
+def products(vectors: Vectors, histories: Histories) -> Callable[[Ids], Tensor]:
+    """:func:`scoring` with the vectors of a retriever."""
     buffers: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -221,8 +237,8 @@ def scoring(
         # A fresh block of scores costs more in page faults than the product itself: keep one per block size.
         if len(ids) not in buffers:
             buffers.clear()
-            buffers[len(ids)] = queries.new_empty(len(ids), transposed.shape[1])
-        return torch.mm(queries, transposed, out=buffers[len(ids)])
+            buffers[len(ids)] = queries.new_empty(len(ids), len(vectors.items))
+        return torch.mm(queries, vectors.transposed, out=buffers[len(ids)])
 
     return score
 

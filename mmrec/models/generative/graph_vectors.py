@@ -29,6 +29,7 @@ class GraphVectors(nn.Module):
     modalities: ClassVar = "none"
     codes: ClassVar = "one"
     cold_items: ClassVar = True
+    knows_users: ClassVar = True
     users: Tensor
     items: Tensor
 

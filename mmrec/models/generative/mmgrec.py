@@ -121,6 +121,7 @@ class MMGRec(nn.Module):
     modalities: ClassVar = "none"
     codes: ClassVar = "one"
     cold_items: ClassVar = True
+    knows_users: ClassVar = True
     user_vectors: Tensor
     item_vectors: Tensor
 

@@ -50,6 +50,7 @@ class TIGER(nn.Module):
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
         self.config, self.max_length = config, config.max_length
+        self.knows_users = config.user_buckets > 1
         (table,) = data.codes.values()
         self.ids = SemanticIDs(table, config)
         self.users = nn.Parameter(torch.randn(config.user_buckets, config.dim))

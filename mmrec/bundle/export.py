@@ -1,0 +1,349 @@
+"""From a trained run to a bundle: one folder that serves without the run and without the dataset."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+import mmrec
+from mmrec.bundle.card import write_card
+from mmrec.bundle.inputs import write_inputs, write_seen
+from mmrec.bundle.manifest import (
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    FORMAT,
+    ITEM_VECTORS,
+    ITEMS,
+    KINDS,
+    MANIFEST,
+    METRICS,
+    RANKER_CHECKPOINT,
+    RANKER_CONFIG,
+    USER_VECTORS,
+    USERS,
+    Counts,
+    Evaluated,
+    FileEntry,
+    Kind,
+    Manifest,
+    RankerEntry,
+    Source,
+    Trained,
+)
+from mmrec.bundle.model import write_model
+from mmrec.bundle.pictures import FOLDER, How, write_pictures
+from mmrec.bundle.plain import DESCRIPTION, Format, check_installed, write_plain
+from mmrec.data.dataset import Dataset, Split, TrainingData
+from mmrec.data.histories import Histories
+from mmrec.errors import ConfigError, DataError, MMRecError, NotFittedError
+from mmrec.files import (
+    atomic_folder,
+    read_json,
+    remove_leftovers,
+    sha256_file,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_table,
+    write_text,
+)
+from mmrec.runs import Run, now
+
+if TYPE_CHECKING:
+    from mmrec.models.contracts import Vectors
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A run with all that it refers to.
+
+    Attributes:
+        seen: Training items of each user as the model reads them.
+        items: ``(n_items, d)``; None where scores are no inner products.
+        users: ``(n_users, d)``; None where users have no vectors of their own.
+    """
+
+    run: Run
+    dataset: Dataset
+    split: Split
+    data: TrainingData
+    kind: Kind
+    seen: Histories
+    items: NDArray[np.float32] | None
+    users: NDArray[np.float32] | None
+
+
+def export(
+    run: Run | str | Path,
+    to: str | Path,
+    *,
+    ranker: Run | str | Path | None = None,
+    format: Literal["bundle"] | Format = "bundle",
+    images: How = "none",
+    data: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a finished run as a bundle; the folder appears whole or not at all.
+
+    What a bundle holds depends on where the model's scores come from; d is the width of its vectors:
+
+    - vectors (LightGCN, FREEDOM, …): item and user vectors, ``4 d (n_items + n_users)`` bytes; no model.
+    - sequence (SASRec, UniSRec, …; also MultVAE): item vectors, ``4 d n_items`` bytes, the checkpoint, and the features
+      that the model reads, as large as they are in the dataset.
+    - scores (EASE, ItemKNN, RPG, …) and generator (TIGER, …): the checkpoint, the features and the codes.
+
+    Besides these all have the items with their attributes, the ids of the users, and what each of them has in the
+    training split: ``8 (n_users + 1)`` bytes and 4 for each interaction. Attributes of users stay behind.
+
+    Args:
+        run: A finished run or its folder.
+        to: The new folder.
+        ranker: A second run whose config and tensors go along, to order anew what this one has found.
+        format: ``bundle``, or vectors and ids alone as ``parquet``, ``npy`` or ``lance``.
+        images: ``copy`` the pictures into the bundle, ``link`` them (hard links: no space, same file system), or
+            ``none``: their names alone.
+        data: Where the dataset is now, if it has moved.
+        overwrite: Replace a bundle. A reader finds the old one or the new one
+            (:func:`mmrec.files.atomic_folder` says how).
+
+    Returns:
+        ``to``.
+
+    Raises:
+        ConfigError: Options that do not go together, or a model without vectors for another format than ``bundle``.
+        DataError: The dataset is not the run's, ``to`` is in use, or holds no bundle to overwrite.
+        NotFittedError: The run is not finished, its checkpoint is damaged, or its vectors are not finite.
+    """
+    to = Path(to)
+    _check_options(format, images, has_ranker=ranker is not None)
+    _check_target(to, overwrite=overwrite)
+    trained = _open(run if isinstance(run, Run) else Run(run), data)
+    second = None if ranker is None else _finished(ranker if isinstance(ranker, Run) else Run(ranker))
+    if format != "bundle" and trained.items is None:
+        raise ConfigError(
+            f"a model with vectors for --format {format}", trained.run.config.model, "export a bundle"
+        )
+    remove_leftovers(to.parent, glob.escape(to.name))
+    with atomic_folder(to, overwrite=overwrite) as folder:
+        if format == "bundle":
+            _write_bundle(folder, trained, second, images)
+        else:
+            description = _description(trained).items()
+            document = {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in description}
+            write_plain(folder, format, _tables(trained), document)
+        _sync(folder)
+    return to
+
+
+def _check_options(format: str, images: str, *, has_ranker: bool) -> None:
+    formats = ("bundle", *get_args(Format))
+    if format not in formats:
+        raise ConfigError(f"format {', '.join(formats)}", repr(format), "choose one of them")
+    if images not in get_args(How):
+        raise ConfigError(f"images {', '.join(get_args(How))}", repr(images), "choose one of them")
+    if format != "bundle" and (has_ranker or images != "none"):
+        found = "a ranker" if has_ranker else f"images {images}"
+        raise ConfigError(f"vectors and ids alone for --format {format}", found, "export a bundle")
+    check_installed(format)
+
+
+def _check_target(to: Path, *, overwrite: bool) -> None:
+    """Overwriting is for what was exported, and for nothing else."""
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return
+    if not overwrite:
+        raise DataError("a new or empty folder", f"{to} in use", "choose another folder, or --overwrite")
+    try:
+        mine = (to / DESCRIPTION).is_file() or read_json(to / MANIFEST).get("kind") in KINDS
+    except (MMRecError, AttributeError):
+        mine = False
+    if not mine or to.is_symlink():
+        found = "a link" if to.is_symlink() else "other files"
+        raise DataError(
+            "a bundle to overwrite", f"{found} at {to}", "choose another folder, or remove it first"
+        )
+
+
+def _finished(run: Run) -> Run:
+    if not run.finished:
+        raise NotFittedError(
+            f"a finished run in {run.path}",
+            f"status {run.manifest['status']!r}",
+            f"mmrec train {run.path} --resume",
+        )
+    return run
+
+
+def _open(run: Run, moved: str | Path | None) -> _Trained:
+    import torch
+
+    from mmrec.models.contracts import contract_of, training_histories
+
+    dataset = _finished(run).dataset(moved)
+    split = run.split(dataset)
+    data = run.training_data(dataset, split)
+    model = run.model(data)
+    contract = contract_of(type(model))
+    kind: Kind = "generator" if contract == "generator" else "scores"
+    items = users = None
+    if contract == "retriever":
+        with torch.no_grad():
+            vectors: Vectors = model.vectors()
+        kind = "sequence" if vectors.table is None else "vectors"
+        items = _array(vectors.items, run)
+        users = None if vectors.table is None else _array(vectors.table, run)
+    return _Trained(run, dataset, split, data, kind, training_histories(model, data), items, users)
+
+
+def _array(vectors: Any, run: Run) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.ascontiguousarray(vectors.detach().float().cpu().numpy())
+    if not np.isfinite(array).all():
+        raise NotFittedError(
+            "finite vectors", f"NaN or infinity in those of {run.path}", "train again: see metrics.jsonl"
+        )
+    return array
+
+
+def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: How) -> None:
+    import safetensors.numpy
+
+    write_table(folder / ITEMS, trained.dataset.items)
+    write_table(folder / USERS, trained.dataset.users[["user_id"]])
+    write_seen(folder, trained.seen)
+    for name, vectors in ((ITEM_VECTORS, trained.items), (USER_VECTORS, trained.users)):
+        if vectors is not None:
+            write_bytes(folder / name, safetensors.numpy.save({"vectors": vectors}))
+    _write_model(folder, trained)
+    if ranker is not None:
+        write_model(ranker, folder, RANKER_CONFIG, RANKER_CHECKPOINT)
+    pictures = write_pictures(folder, trained.dataset, images)
+    content = {
+        **_description(trained),
+        "mmrec": mmrec.__version__,
+        "created": now(),
+        **_provenance(trained.run),
+        "split": Source(name=trained.split.name, hash=trained.split.hash),
+        "split_protocol": str(trained.split.manifest["protocol"]),
+        "columns": {str(k): str(v) for k, v in trained.dataset.manifest["columns"].get("items", {}).items()},
+        "evaluations": _evaluations(trained.run),
+        "pictures": pictures,
+        "index": None,
+        "ranker": None if ranker is None else RankerEntry(**_provenance(ranker)),
+    }
+    # The card is one of the files, and says what the manifest says of everything else.
+    unsealed = Manifest.model_construct(**content, files={})
+    write_text(folder / CARD, write_card(unsealed, trained.run.config.document()))
+    manifest = Manifest(**content, files=_seal(folder))
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _write_model(folder: Path, trained: _Trained) -> None:
+    """The config always; tensors and what the class is built from where vectors are not all."""
+    if trained.kind == "vectors":
+        document = trained.run.config.document() | {"data": trained.dataset.name}
+        write_json(folder / CONFIG, document)
+        return
+    write_model(trained.run, folder, CONFIG, CHECKPOINT)
+    write_inputs(folder, trained.data)
+
+
+def _description(trained: _Trained) -> dict[str, Any]:
+    """What the vectors or scores are."""
+    counts = np.bincount(trained.seen.items, minlength=trained.dataset.n_items)
+    return {
+        "format": FORMAT,
+        "kind": trained.kind,
+        "model": trained.run.config.model,
+        "metric": METRICS[trained.kind],
+        "dim": None if trained.items is None else int(trained.items.shape[1]),
+        "dataset": Source(name=trained.dataset.name, hash=trained.dataset.hash),
+        "counts": Counts(
+            users=trained.dataset.n_users,
+            items=trained.dataset.n_items,
+            seen=len(trained.seen.items),
+            users_without_items=int((trained.seen.counts == 0).sum()),
+            cold_items=int((counts == 0).sum()),
+            without={name: int((~has).sum()) for name, has in trained.dataset.modalities().items()},
+        ),
+    }
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    """Where a run's tensors come from."""
+    manifest = run.manifest
+    return {
+        "model": run.config.model,
+        "dataset": _source(manifest["dataset"]),
+        "features": {name: _source(entry) for name, entry in manifest["features"].items()},
+        "codes": {name: _source(entry) for name, entry in manifest.get("codes", {}).items()},
+        "trained": Trained(
+            seed=run.config.train.seed,
+            best_epoch=int(manifest["best_epoch"]),
+            config_hash=manifest["config_hash"],
+            test_opened=[str(entry["when"]) for entry in manifest["test_opened"]],
+        ),
+    }
+
+
+def _source(entry: Mapping[str, Any]) -> Source:
+    return Source(name=entry["name"], hash=entry["hash"])
+
+
+def _evaluations(run: Run) -> dict[str, Evaluated]:
+    """Validation, and test if it was opened on the record."""
+    parts = ("valid", "test") if run.manifest["test_opened"] else ("valid",)
+    found = {part: run.path / f"{part}.json" for part in parts}
+    documents = {part: read_json(file) for part, file in found.items() if file.is_file()}
+    keys = ("n_users", "metrics", "slices", "protocol")
+    return {part: Evaluated(**{key: document[key] for key in keys}) for part, document in documents.items()}
+
+
+def _seal(folder: Path) -> dict[str, FileEntry]:
+    """Size and SHA-256 of all files but the pictures, which have a list of their own."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    return {
+        name: FileEntry(bytes=file.stat().st_size, sha256=sha256_file(file))
+        for name, file in names.items()
+        if not name.startswith(f"{FOLDER}/")
+    }
+
+
+def _tables(trained: _Trained) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
+    """Ids and vectors of items, and of users where they have some."""
+    assert trained.items is not None
+    tables = {"item": (trained.dataset.items["item_id"].tolist(), trained.items)}
+    if trained.users is not None:
+        tables["user"] = (trained.dataset.users["user_id"].tolist(), trained.users)
+    return tables
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """``{"bundle", "kind", "model", "users", "items", "bytes"}`` of what :func:`export` wrote."""
+    own = folder / DESCRIPTION
+    document = read_json(own if own.is_file() else folder / MANIFEST)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    counts = {name: document["counts"][name] for name in ("users", "items")}
+    return {
+        "bundle": str(folder), "kind": document["kind"], "model": document["model"], **counts, "bytes": size,
+    }  # fmt: skip
+
+
+def _sync(folder: Path) -> None:
+    """Make all content survive a power cut before the folder gets its name."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        else:
+            sync_folder(file)
+    sync_folder(folder)
