@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar, Self
@@ -28,14 +29,18 @@ class BEBRSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    residuals: int = Field(3, ge=0, le=MAX_RESIDUALS, description="residual steps u: u + 1 bits per dimension")
+    residuals: int = Field(
+        3, ge=0, le=MAX_RESIDUALS, description="residual steps u: u + 1 bits per dimension"
+    )
     hidden: int = Field(128, ge=1, description="width of the residual blocks")
-    temperature: float = Field(0.05, gt=0, description="of the cosines of codes")
-    teacher: float = Field(0.05, ge=0, description="temperature of the targets' cosines; 0: InfoNCE, own code only")
-    queue: int = Field(8192, ge=0, description="codes of earlier batches that are candidates too")
-    momentum: float = Field(0.99, ge=0, le=1, description="of the encoder that fills the queue")
+    temperature: float = Field(0.1, gt=0, description="of the cosines of codes")
+    teacher: float = Field(
+        0.05, ge=0, description="temperature of the targets' cosines; 0: InfoNCE, own code only"
+    )
+    queue: int = Field(4096, ge=0, description="codes of earlier batches that are candidates too")
+    momentum: float = Field(0.9, ge=0, le=1, description="of the encoder that fills the queue")
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(1024, ge=2)
+    batch_size: int = Field(512, ge=2)
     lr: float = Field(1e-3, gt=0)
 
 
@@ -63,7 +68,7 @@ class BEBR(nn.Module):
     :class:`mmrec.compress.binary.Binary`. A fourth kind of block, χ, serves float queries, which are scored as
     ``|q| <norm(χ(y_q)), b_i> |f_i| / |b_i|``. sign passes its gradient straight through.
 
-    Source: Gan, Ge, Zhou, et al., "Binary Embedding-based Retrieval at Tencent", KDD 2023. The paper's
+    Source: Gan et al., "Binary Embedding-based Retrieval at Tencent", KDD 2023. The paper's
     backward-compatible training, of new queries against an old index, is left out, and its target is an option (see
     :func:`fit`).
     """
@@ -98,13 +103,14 @@ class BEBR(nn.Module):
 
     def rotate(self, units: Tensor) -> Tensor:
         """``y (n, d)`` of unit vectors ``(n, d)``."""
-        return units @ self.rotation.T * self.dim**0.5
+        turned: Tensor = units @ self.rotation.T
+        return turned * math.sqrt(self.dim)
 
     def points(self, rows: Tensor) -> Tensor:
         """Grid points ``(n, d)`` of ``y (n, d)``, with straight-through gradients."""
         points = _sign(self.first(rows))
         for step, (rebuild, residual) in enumerate(zip(self.rebuild, self.residual, strict=True)):
-            rebuilt = F.normalize(rebuild(points), dim=1) * self.dim**0.5
+            rebuilt = F.normalize(rebuild(points), dim=1) * math.sqrt(self.dim)
             points = points + 0.5 ** (step + 1) * _sign(residual(rows - rebuilt))
         return points
 
@@ -149,9 +155,15 @@ class BEBR(nn.Module):
 
 
 def _sign(rows: Tensor) -> Tensor:
-    """1 where not below 0, else -1; the gradient is that of the identity (straight-through)."""
+    """1 where not below 0, else -1; the gradient is 1 within [-1, 1] and 0 beyond, where a sign is settled.
+
+    Source: Hubara et al., "Binarized Neural Networks", NeurIPS 2016 (straight-through estimator).
+    """
     signs = torch.where(rows >= 0, 1.0, -1.0)
-    return rows + (signs - rows).detach() if rows.requires_grad else signs
+    if not rows.requires_grad:
+        return signs
+    near = rows.clamp(-1, 1)
+    return near + (signs - near).detach()  # near the sign itself, up to rounding
 
 
 class _Queue:
@@ -193,8 +205,9 @@ def fit(
 
     A batch's codes and χ-queries are anchors; candidates are the codes that a momentum encoder gives to the batch
     itself and gave to the batches before it (the queue, where the hard negatives are). With ``teacher`` 0 the target
-    is the anchor's own code: InfoNCE. Above it the targets are shares ``softmax_j(<f_i, f_j> / teacher)`` of float
-    cosines, so that codes of near vectors are not pushed apart.
+    is the anchor's own code: the paper's InfoNCE. Above it the targets are shares ``softmax_j(<f_i, f_j> / teacher)``
+    of float cosines. That is the default, as InfoNCE pushes codes of near vectors apart and ranks far worse than no
+    training at all. What training gains is recall of short codes (u = 0); with u = 2 there is next to nothing left.
 
     Args:
         vectors: Items, and queries too where they lie elsewhere.

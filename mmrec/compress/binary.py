@@ -46,7 +46,9 @@ class Binary:
 
     def __post_init__(self) -> None:
         if not 0 <= self.residuals <= MAX_RESIDUALS:
-            raise ConfigError(f"residuals: 0 to {MAX_RESIDUALS}", str(self.residuals), "choose another number")
+            raise ConfigError(
+                f"residuals: 0 to {MAX_RESIDUALS}", str(self.residuals), "choose another number"
+            )
 
     @classmethod
     def fit(

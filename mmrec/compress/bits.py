@@ -54,7 +54,8 @@ class Grid:
         for t in range(self.residuals + 1):
             levels <<= 1
             levels |= np.unpackbits(planes[:, t], axis=1, count=self.dim)
-        return (levels - np.float32(2**self.residuals - 0.5)) * np.float32(2.0 ** (1 - self.residuals))
+        middle = np.float32(2**self.residuals - 0.5)
+        return np.asarray((levels - middle) * np.float32(2.0 ** (1 - self.residuals)))
 
     def scales(self, codes: Codes) -> Rows:
         """Factors ``(n,)`` of the points: lengths of the vectors times the points' inverse norms."""
@@ -83,7 +84,7 @@ class Grid:
         for start in range(0, len(codes), step):
             rows = slice(start, start + step)
             result[:, rows] = self._count(ours, self._words(codes[rows]))
-        return result * self.scales(queries)[:, None] * self.scales(codes)
+        return np.asarray(result * self.scales(queries)[:, None] * self.scales(codes))
 
     def _count(self, queries: np.ndarray, items: np.ndarray) -> Rows:
         """Inner products ``(b, n)`` of points whose planes are words ``(…, u + 1, words)``."""

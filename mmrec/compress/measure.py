@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from mmrec.compress.codec import Codec, Codes, Rows
+from mmrec.compress.ranking import rank_blocks
 from mmrec.data.histories import Ids
 from mmrec.errors import ConfigError
-from mmrec.rank import Ranking, top_items
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BLOCK_BYTES = 64 * 2**20  # of one block of scores
 
 
 def clustered_vectors(
@@ -37,36 +35,16 @@ def clustered_vectors(
     return rows
 
 
-def rank_blocks(score: Callable[[slice], Rows], n_items: int, n_queries: int, k: int) -> Ranking:
-    """The k best of n items by scores ``(n_queries, block)`` that are made a block of items at a time.
-
-    Ties go to the lower id.
-    """
-    k = min(k, n_items)
-    items = torch.empty(n_queries, 0, dtype=torch.int64)
-    values = torch.empty(n_queries, 0)
-    step = max(k, BLOCK_BYTES // (4 * max(n_queries, 1)))
-    for start in range(0, n_items, step):
-        found, scores = top_items(torch.from_numpy(score(slice(start, min(start + step, n_items)))), k)
-        # earlier items stand first, and top_items gives ties to the lower column
-        items, scores = torch.cat([items, found + start], 1), torch.cat([values, scores], 1)
-        best, values = top_items(scores, k)
-        items = items.gather(1, best)
-    return Ranking(items.numpy(), values.numpy())
-
-
 def overlap(found: Ids, exact: Ids) -> float:
     """Share of the items of lists ``(b, k)`` that lists ``(b, k)`` of the same queries hold too: recall@k."""
     hits = (found[:, :, None] == exact[:, None, :]) & (exact[:, None, :] >= 0)
     return float(hits.sum() / max(int((exact >= 0).sum()), 1))
 
 
-def compare_codecs(
-    codecs: Mapping[str, Codec], vectors: Rows, queries: Rows, k: int = 20
-) -> pd.DataFrame:
+def compare_codecs(codecs: Mapping[str, Codec], vectors: Rows, queries: Rows, k: int = 20) -> pd.DataFrame:
     """How many of the k best items of each query codecs find, and what they take.
 
-    Memory is that of the vectors, one set of codes and :data:`BLOCK_BYTES`.
+    Memory is that of the vectors, one set of codes and a block of scores.
 
     Args:
         codecs: By the name that the table gives them.
@@ -94,14 +72,13 @@ def compare_codecs(
     exact = rank_blocks(lambda rows: queries @ vectors[rows].T, n, b, k).items
     table = []
     for name, codec in codecs.items():
-        times = [time.perf_counter()]
+        start = time.perf_counter()
         codes = codec.encode(vectors)
-        times.append(time.perf_counter())
-        found = rank_blocks(lambda rows, c=codec, all_=codes: c.scores(queries, all_[rows]), n, b, k)
-        times.append(time.perf_counter())
-        packed = codec.encode(queries)
+        encoded = time.perf_counter()
+        found = rank_blocks(partial(_score, codec.scores, queries, codes), n, b, k)
+        scored = time.perf_counter()
         symmetric = rank_blocks(
-            lambda rows, c=codec, all_=codes, q=packed: c.symmetric_scores(q, all_[rows]), n, b, k
+            partial(_score, codec.symmetric_scores, codec.encode(queries), codes), n, b, k
         )
         table.append(
             {
@@ -109,8 +86,12 @@ def compare_codecs(
                 "bytes_per_item": codec.bytes_per_item,
                 "recall": overlap(found.items, exact),
                 "symmetric_recall": overlap(symmetric.items, exact),
-                "encode_seconds": times[1] - times[0],
-                "score_seconds": times[2] - times[1],
+                "encode_seconds": encoded - start,
+                "score_seconds": scored - encoded,
             }
         )
     return pd.DataFrame(table)
+
+
+def _score(score: Callable[[Any, Codes], Rows], queries: Any, codes: Codes, rows: slice) -> Rows:
+    return score(queries, codes[rows])
