@@ -65,8 +65,8 @@ def min_max(scores: Scores) -> NDArray[np.float64]:
     """
 
     def scale(values: Scores, held: NDArray[np.bool_]) -> Scores:
-        low = np.where(held, values, np.inf).min(axis=-1, keepdims=True)
-        high = np.where(held, values, -np.inf).max(axis=-1, keepdims=True)
+        low = np.where(held, values, np.inf).min(axis=-1, keepdims=True, initial=np.inf)
+        high = np.where(held, values, -np.inf).max(axis=-1, keepdims=True, initial=-np.inf)
         return _divide(values - low, high - low)
 
     return _sum_of_scores(scores, scale)
@@ -77,7 +77,7 @@ def _sum_of_scores(
 ) -> NDArray[np.float64]:
     wide = scores.astype(np.float64)
     held = ~np.isnan(wide)
-    low = np.where(held, wide, np.inf).min(axis=-1, keepdims=True)
+    low = np.where(held, wide, np.inf).min(axis=-1, keepdims=True, initial=np.inf)
     filled = np.where(
         held, wide, np.where(np.isfinite(low), low, 0)
     )  # a list without items is one of equal scores

@@ -51,7 +51,7 @@ class TestGrid:
             coded = codecs()[f"binary {residuals}"].encode(world()[0])
             assert_array_equal(np.unique(Grid(D, residuals).points(coded)), values)
 
-    @pytest.mark.parametrize(("residuals", "dim"), product(range(4), (1, 8, 13, 16, 64, 96, 128)))
+    @pytest.mark.parametrize(("residuals", "dim"), tuple(product(range(4), (1, 8, 13, 16, 64, 96, 128))))
     def test_counted_bits_give_the_float_product_to_the_last_bit(self, residuals: int, dim: int) -> None:
         rng = np.random.default_rng(dim)
         rows = binarise(rng.normal(size=(60, dim)).astype(np.float32), residuals)
