@@ -1,4 +1,4 @@
-"""Several feature tables of the same items fused to one, and score lists fused to one."""
+"""Several feature tables of the same items fused to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from mmrec.data.dataset import Dataset
 from mmrec.encode.absent import Mask, Rows, fill_absent
@@ -22,7 +21,6 @@ from mmrec.files import content_hash
 from mmrec.progress import note
 
 METHODS = ("concat", "sum", "pca", "cca", "bezier")
-RECIPROCAL_RANK_OFFSET = 60
 
 
 def standardize(view: Rows, present: Mask, fitted: Mask) -> Rows:
@@ -81,30 +79,6 @@ def check_same_width(views: Sequence[Rows]) -> None:
     widths = [view.shape[1] for view in views]
     if len(set(widths)) > 1:
         raise FeatureError("features of one width", f"widths {widths}", "choose --method concat, pca or cca")
-
-
-def borda(scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Borda count ``(…, n)`` of score lists ``(m, …, n)``: ``Σ_m (n - rank_m)``, best rank 1, ties share the mean.
-
-    An item that a list does not hold (NaN) gets nothing from it.
-    """
-    return _sum_of_ranks(scores, lambda ranks: scores.shape[-1] - ranks)
-
-
-def reciprocal_rank(
-    scores: NDArray[np.floating[Any]], offset: float = RECIPROCAL_RANK_OFFSET
-) -> NDArray[np.float64]:
-    """Reciprocal rank fusion ``(…, n)`` of score lists ``(m, …, n)``: ``Σ_m 1 / (offset + rank_m)``; NaN as in Borda.
-
-    Source: Cormack, Clarke, Buettcher, "Reciprocal Rank Fusion", SIGIR 2009.
-    """
-    return _sum_of_ranks(scores, lambda ranks: 1 / (offset + ranks))
-
-
-def _sum_of_ranks(scores: NDArray[np.floating[Any]], points: Any) -> NDArray[np.float64]:
-    held = ~np.isnan(scores)
-    ranks = rankdata(np.where(held, -scores, np.inf), axis=-1)
-    return np.asarray(np.where(held, points(ranks), 0.0).sum(axis=0))
 
 
 def fuse_tables(

@@ -15,7 +15,7 @@ from scipy.linalg import svd
 from mmrec.data.dataset import Dataset
 from mmrec.encode.absent import fill_absent
 from mmrec.encode.features import FeatureTable, write_features
-from mmrec.encode.fusion import borda, fuse, fuse_tables, reciprocal_rank, standardize
+from mmrec.encode.fusion import fuse, fuse_tables, standardize
 from mmrec.encode.gated import GatedFusion
 from mmrec.encode.spherical import slerp, spherical_bezier
 from mmrec.encode.subspaces import CCA, PCA
@@ -179,23 +179,6 @@ class TestCCA:
             CCA.fit(views()[:1])
         with pytest.raises(ConfigError, match="vary"):
             CCA.fit([views()[0], np.ones((60, 2))])
-
-
-class TestRanks:
-    def test_by_hand(self) -> None:
-        lists = np.array([[0.9, 0.5, 0.1], [3.0, 1.0, 2.0]])
-        assert borda(lists).tolist() == [4.0, 1.0, 1.0]
-        assert_allclose(reciprocal_rank(lists), [2 / 61, 1 / 62 + 1 / 63, 1 / 63 + 1 / 62])
-
-    @pytest.mark.parametrize("rule", [borda, reciprocal_rank])
-    def test_invariant_to_monotone_maps(self, rule: Any) -> None:
-        lists = np.random.default_rng(0).normal(size=(3, 4, 20))
-        mapped = np.stack([np.exp(lists[0]), 5 * lists[1] - 3, lists[2] ** 3])
-        assert_allclose(rule(mapped), rule(lists))
-
-    def test_ties_share_and_unknown_items_get_nothing(self) -> None:
-        assert borda(np.array([[1.0, 1.0, 0.0]])).tolist() == [1.5, 1.5, 0.0]
-        assert borda(np.array([[np.nan, 1.0, 0.0], [2.0, 1.0, np.nan]])).tolist() == [2.0, 3.0, 1.0]
 
 
 class TestAbsent:
