@@ -15,8 +15,8 @@ from mmrec.index import Index, load_index, measure_recall
 from tests.index.backends import (
     BACKENDS,
     DIM,
-    N,
     Backend,
+    N,
     best,
     check_found,
     make_attributes,
