@@ -8,10 +8,17 @@ from typing import Annotated, Literal
 import typer
 
 from mmrec.cli.common import DataPath, Json, key_value, show
+from mmrec.cli.rows import data_rows
 
 data_app = typer.Typer(
     help="Get, import, split and look at datasets.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+data_app.command(
+    "rows",
+    epilog="Example: mmrec data rows datasets/shop --label 'rating>=4' --history 64 --to datasets/shop-rows",
+)(data_rows)
 
 
 @data_app.command("get", epilog="Example: mmrec data get movielens-100k --to datasets/movielens-100k")
@@ -124,13 +131,15 @@ def data_import(
 def data_split(
     data: DataPath,
     protocol: Annotated[
-        Literal["given", "random", "leave-one-out", "temporal", "cold-item"],
+        Literal["given", "random", "random-rows", "leave-one-out", "temporal", "cold-item"],
         typer.Option(help="What is held out: see mmrec/data/split.py."),
     ] = "random",
     name: Annotated[str, typer.Option(help="Name of the split.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of shuffles and draws.")] = 0,
-    valid: Annotated[float, typer.Option(help="Share for validation (temporal, cold-item).")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share for test (temporal, cold-item).")] = 0.1,
+    valid: Annotated[
+        float, typer.Option(help="Share for validation (random-rows, temporal, cold-item).")
+    ] = 0.1,
+    test: Annotated[float, typer.Option(help="Share for test (random-rows, temporal, cold-item).")] = 0.1,
     ties: Annotated[
         Literal["shuffle", "file"], typer.Option(help="Order of equal timestamps (leave-one-out).")
     ] = "shuffle",

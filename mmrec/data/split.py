@@ -6,6 +6,7 @@ protocol                  held out                                     does trai
 ``given``                 what the ``label`` column says               as the data's author made it
 ``leave-one-out``         each user's last two interactions            yes: of other users, not of the user itself
 ``random``                about a fifth of each user's interactions    yes: also of the user itself
+``random-rows``           a share of all interactions                  yes: also of the user itself
 ``temporal``              everything after two moments in time         no
 ``cold-item``             every interaction of some items              yes: of the other items
 ========================  ===========================================  ==========================================
@@ -41,6 +42,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {  # and the options that each of them r
     "given": (),
     "leave-one-out": ("ties", "cold_items"),
     "random": ("cold_items",),
+    "random-rows": ("valid", "test"),
     "temporal": ("valid", "test"),
     "cold-item": ("valid", "test"),
 }
@@ -65,10 +67,11 @@ def split(
 
     Args:
         dataset: The dataset to split.
-        protocol: ``given``, ``leave-one-out``, ``random``, ``temporal`` or ``cold-item``; see the module's table.
+        protocol: ``given``, ``leave-one-out``, ``random``, ``random-rows``, ``temporal`` or ``cold-item``; see the
+            module's table.
         name: Name of the split inside the dataset.
         seed: Seed of all draws.
-        valid: Share for validation: of the interactions under ``temporal``, of the items under ``cold-item``.
+        valid: Share for validation: of the items under ``cold-item``, else of the interactions.
         test: Share for test, likewise.
         ties: Order of a user's interactions with equal times under ``leave-one-out``: ``shuffle`` (seeded) or
             ``file`` (the order of the source, for comparison with the literature).
@@ -112,6 +115,8 @@ def _label_interactions(
         return split_temporal(_timestamps(dataset), options["valid"], options["test"])
     if protocol == "cold-item":
         return split_cold_item(items, rng, options["valid"], options["test"])
+    if protocol == "random-rows":
+        return split_random_rows(len(users), rng, options["valid"], options["test"])
     if protocol == "random":
 
         def split_warm(rows: NDArray[np.intp]) -> Labels:
@@ -189,6 +194,20 @@ def split_random(users: Ids, rng: np.random.Generator) -> Labels:
     return labels
 
 
+def split_random_rows(n: int, rng: np.random.Generator, valid: float = 0.1, test: float = 0.1) -> Labels:
+    """Hold out exact shares of all interactions whoever they are from, as is usual for click models.
+
+    Args:
+        n: Number of interactions.
+        rng: Source of the shuffle.
+        valid: Share of the interactions for validation.
+        test: Share of the interactions for test.
+    """
+    place = rng.permutation(n)
+    n_test, n_held = round(n * test), round(n * (valid + test))
+    return np.where(place < n_test, TEST, np.where(place < n_held, VALID, TRAIN)).astype(np.int8)
+
+
 def split_temporal(timestamps: NDArray[Any], valid: float = 0.1, test: float = 0.1) -> Labels:
     """Cut the interactions of all users at the same two moments.
 
@@ -203,20 +222,35 @@ def split_temporal(timestamps: NDArray[Any], valid: float = 0.1, test: float = 0
     Raises:
         DataError: Fewer than three distinct timestamps.
     """
-    moments, counts = np.unique(timestamps, return_counts=True)
+    first, second = temporal_cuts(*np.unique(timestamps, return_counts=True), valid, test)
+    labels = np.full(len(timestamps), TRAIN, dtype=np.int8)
+    labels[timestamps > first] = VALID
+    labels[timestamps > second] = TEST
+    return labels
+
+
+def temporal_cuts(moments: NDArray[Any], counts: Ids, valid: float, test: float) -> tuple[Any, Any]:
+    """The last moment of training and the last one of validation; see :func:`split_temporal`.
+
+    Args:
+        moments: Distinct timestamps, rising.
+        counts: How many interactions each of them has.
+        valid: Share for validation.
+        test: Share for test.
+
+    Raises:
+        DataError: Fewer than three distinct timestamps.
+    """
     if len(moments) < 3:
         raise DataError(
             "at least three distinct timestamps for a temporal split",
             f"{len(moments)}",
             "import the interactions with finer times, or choose another protocol",
         )
-    older = np.cumsum(counts)[:-1] / len(timestamps)  # share of interactions at or before moment j
+    older = np.cumsum(counts)[:-1] / counts.sum()  # share of interactions at or before moment j
     first = int(np.abs(older[:-1] - (1 - valid - test)).argmin())
     second = first + 1 + int(np.abs(older[first + 1 :] - (1 - test)).argmin())
-    labels = np.full(len(timestamps), TRAIN, dtype=np.int8)
-    labels[timestamps > moments[first]] = VALID
-    labels[timestamps > moments[second]] = TEST
-    return labels
+    return moments[first], moments[second]
 
 
 def split_cold_item(items: Ids, rng: np.random.Generator, valid: float = 0.1, test: float = 0.1) -> Labels:
