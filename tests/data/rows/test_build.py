@@ -215,8 +215,9 @@ def test_one_file_is_split_by_column_time_or_chance(tmp_path: Path) -> None:
     assert sum(counts.values()) == 300 and 60 <= counts["test"] <= 120
     with pytest.raises(DataError, match="only train"):
         build(tmp_path, to="x", **source)
-    with pytest.raises(ConfigError, match="one way to split"):
-        build(tmp_path, to="x", split_column="part", time_column="when", **source)
+    for more in ({"time_column": "when"}, {"test_share": 0.1}):
+        with pytest.raises(ConfigError, match="one way to split"):
+            build(tmp_path, to="x", split_column="part", **more, **source)
 
 
 @pytest.mark.parametrize(
