@@ -85,7 +85,7 @@ def read_tables(
     else:
         known = override(load_schema(schema), label=label, item=item, group=group)
     known = _with_embeddings(known, embeddings or {}, has_items=table is not None)
-    columns = [*known.columns(), *dealt]
+    columns = list(dict.fromkeys([*known.columns(), *dealt]))
     streams = {part: stream_table(file, columns=columns) for part, file in files.items()}
     chunks, protocol = _parts(
         streams, files["train"].name, split_column, time_column, valid_share, test_share, seed
