@@ -18,6 +18,7 @@ from mmrec.data.split import (
     split_given,
     split_leave_one_out,
     split_random,
+    split_random_rows,
     split_temporal,
 )
 from mmrec.errors import ConfigError, DataError
@@ -67,6 +68,12 @@ class TestElevenRows:
         labels = split_random(USERS, generator())
         for user, expected in {0: [3, 1, 1], 1: [1, 1, 1], 2: [2, 0, 0], 3: [1, 0, 0]}.items():
             assert np.bincount(labels[user == USERS], minlength=3).tolist() == expected
+
+    def test_random_rows(self) -> None:
+        labels = split_random_rows(1000, np.random.default_rng(0), 0.1, 0.25)
+        assert np.bincount(labels).tolist() == [650, 100, 250]
+        assert 10 < (labels[:100] == 2).sum() < 40  # anywhere
+        assert (labels != split_random_rows(1000, np.random.default_rng(1), 0.1, 0.25)).any()
 
     def test_temporal(self) -> None:
         # sorted: 10 20 20 30 40 40 40 50 60 70 80; shares 0.2 and 0.2 cut nearest to 6.6 and 8.8 of 11

@@ -140,11 +140,9 @@ class _Coverage:
 
     def __init__(self, encoder: Encoder) -> None:
         self._last = {field.name: field.size - 1 for field in encoder.fields if field.size}
-        self._last |= (
-            dict.fromkeys(encoder.schema.histories, encoder.coders[str(encoder.schema.item)].size - 1)
-            if encoder.schema.histories
-            else {}
-        )
+        if encoder.schema.item is not None:
+            last = encoder.coders[encoder.schema.item].size - 1
+            self._last |= dict.fromkeys(encoder.schema.histories, last)
         self._counts = {name: [0, 0, 0, 0] for name in self._last}
 
     def add(self, columns: Mapping[str, Any]) -> None:

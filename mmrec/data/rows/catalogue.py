@@ -28,56 +28,21 @@ _LIST = ", "  # between the words of a column of tokens
 
 
 def rows_from_dataset(
-    dataset: Dataset | str | Path,
-    to: str | Path,
-    *,
-    split: str = "default",
-    label: tuple[str, str, float] | str | None = None,
-    negatives: int | None = None,
-    history: int = 64,
-    history_of: Literal["positives", "all"] = "positives",
-    user_fields: Sequence[str] | None = None,
-    item_fields: Sequence[str] | None = None,
-    min_count: int = 1,
-    seed: int = 0,
-    name: str | None = None,
-    show_progress: bool = True,
+    dataset: Dataset | str | Path, to: str | Path, *, show_progress: bool = True, **options: Any
 ) -> RowDataset:
-    """Make a row dataset of a dataset; see :func:`read_dataset`, whose arguments these are.
+    """Make a row dataset of a dataset.
 
     Args:
         dataset: The dataset or its folder.
         to: The new folder.
-        split: See :func:`read_dataset`, also for the others.
-        label: See there.
-        negatives: See there.
-        history: See there.
-        history_of: See there.
-        user_fields: See there.
-        item_fields: See there.
-        min_count: See there.
-        seed: See there.
-        name: See there.
         show_progress: Print progress to stderr.
+        **options: Those of :func:`read_dataset`: ``split``, ``label`` or ``negatives``, ``history``, …
 
     Raises:
         ConfigError: Wrong options.
         DataError: Labels or times that are missing.
     """
-    source = read_dataset(
-        dataset,
-        split=split,
-        label=label,
-        negatives=negatives,
-        history=history,
-        history_of=history_of,
-        user_fields=user_fields,
-        item_fields=item_fields,
-        min_count=min_count,
-        seed=seed,
-        name=name,
-    )
-    return build(source, to, show_progress=show_progress)
+    return build(read_dataset(dataset, **options), to, show_progress=show_progress)
 
 
 def read_dataset(

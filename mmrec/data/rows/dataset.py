@@ -164,10 +164,7 @@ class RowDataset:
         return RowSplit(name, digest, manifest, *parts)
 
     def training_data(
-        self,
-        split: RowSplit,
-        features: Mapping[str, str],
-        codes: Mapping[str, str] | None = None,
+        self, split: RowSplit, features: Mapping[str, str], codes: Mapping[str, str] | None = None
     ) -> RowData:
         """What a model may see of this dataset.
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mmrec.data.rows.schema import FieldSchema, Schema
 from mmrec.data.rows.table import PADDING, HistoryField, Lists, RowField
 from mmrec.data.rows.values import find_column, split_lists
-from mmrec.data.rows.vocabulary import Coder, Fitter, GivenIds, Vocabulary, WordCounter, fitter, restore
+from mmrec.data.rows.vocabulary import Coder, Fitter, Vocabulary, WordCounter, fitter, restore
 
 TYPES = {"category": pa.int32(), "tags": pa.list_(pa.int32()), "number": pa.float32()}
 
@@ -118,10 +119,10 @@ class Encoder:
     def restore(cls, schema: Schema, document: Mapping[str, Any], vocabularies: Any) -> Encoder:
         """The encoder as it was saved."""
         fields = {**schema.fields, **(schema.items.fields if schema.items else {})}
-        names = vocabularies["field"].to_numpy()
-        starts = np.flatnonzero(np.append(True, names[1:] != names[:-1])) if len(names) else np.zeros(0, int)
-        ends = np.append(starts[1:], len(names))
-        places = {str(names[start]): (int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+        places, end = {}, 0
+        for entry in pc.value_counts(vocabularies["field"].combine_chunks()).to_pylist():
+            start, end = end, end + entry["counts"]
+            places[entry["values"]] = (start, end)
         coders = {}
         for name, saved in document.items():
             start, end = places.get(name, (0, 0))
@@ -170,9 +171,3 @@ def cut_lists(
     keep = place >= counts[rows] - length if latest else place < length
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, length))]).astype(np.int64)
     return Lists(ids[keep], offsets)
-
-
-def known_items(schema: Schema, coder: Coder) -> int:
-    """How many ids of the item field stand for an item of their own."""
-    assert schema.item is not None
-    return coder.largest if isinstance(coder, GivenIds) else coder.size - 2

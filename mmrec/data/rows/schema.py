@@ -29,7 +29,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmrec.config import read_yaml, validate
-from mmrec.errors import ConfigError
 
 Operator = Literal[">=", ">", "<=", "<", "=="]
 Treatment = Literal["raw", "log", "quantile"]
@@ -237,7 +236,4 @@ def override(schema: Schema, **changes: Any) -> Schema:
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return schema
-    unknown = [name for name in given if name not in Schema.model_fields]
-    if unknown:
-        raise ConfigError("keys of a schema", unknown[0], "see mmrec/data/rows/schema.py")
     return validate(Schema, {**schema.document(), **given}, "the schema")

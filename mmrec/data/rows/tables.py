@@ -77,16 +77,15 @@ def read_tables(
     files = files_of(path, TABLES, valid, test)
     table = None if items is None else read_table(Path(items))
     dealt = [column for column in (split_column, time_column) if column]
-    _check_options(files, dealt, test_share)
+    _check_options(files, split_column, time_column, test_share)
     sample = _sample(stream_table(files["train"]))
     if schema is None:
-        kept_out = [column for column in dealt if column == split_column]
-        known, report = infer_schema(sample, table, label=label, item=item, group=group, leave_out=kept_out)
+        known, report = infer_schema(sample, table, label=label, item=item, group=group, leave_out=dealt)
         note(f"inferred from the first {len(sample):,} rows:\n{render_report(report)}")
     else:
         known = override(load_schema(schema), label=label, item=item, group=group)
     known = _with_embeddings(known, embeddings or {}, has_items=table is not None)
-    columns = [*known.columns(), *dealt]
+    columns = list(dict.fromkeys([*known.columns(), *dealt]))
     streams = {part: stream_table(file, columns=columns) for part, file in files.items()}
     chunks, protocol = _parts(
         streams, files["train"].name, split_column, time_column, valid_share, test_share, seed
@@ -109,7 +108,10 @@ def _base(schema: Any, items: str | Path | None) -> Path:
     return Path(schema).parent if isinstance(schema, str | Path) and items is not None else Path()
 
 
-def _check_options(files: Mapping[str, Path], dealt: list[str], test_share: float | None) -> None:
+def _check_options(
+    files: Mapping[str, Path], split_column: str | None, time_column: str | None, test_share: float | None
+) -> None:
+    dealt = [column for column in (split_column, time_column) if column]
     if len(files) > 1 and (dealt or test_share is not None):
         raise ConfigError(
             "files for the parts, or one file that is split",
@@ -118,6 +120,8 @@ def _check_options(files: Mapping[str, Path], dealt: list[str], test_share: floa
         )
     if len(dealt) > 1:
         raise ConfigError("one way to split", "--split-column and --time-column", "leave out one of them")
+    if split_column is not None and test_share is not None:
+        raise ConfigError("one way to split", "--split-column and --test-share", "leave out one of them")
 
 
 def _sample(stream: Stream) -> Any:
