@@ -17,7 +17,7 @@ from mmrec.encode.features import FeatureTable
 from mmrec.errors import DataError
 from mmrec.models.contracts import ModelConfig
 from mmrec.nn import gather
-from mmrec.ragged import Links, find_distinct
+from mmrec.ragged import Links, find_distinct, take
 
 
 class RankerConfig(ModelConfig):
@@ -57,6 +57,7 @@ class Embedded:
         context: ``(b, n_context, dim)`` fields that are not the item's.
         target: ``(b, d)`` the item that each row is about; ``(b, 0)`` where there is no item field.
         items: ``(u, d)`` each item of the batch once, whether target or in a history; the first is none, and zero.
+        ids: ``(u,)`` the ids of those items.
         histories: By name.
         dim: Width of a field.
     """
@@ -64,6 +65,7 @@ class Embedded:
     context: Tensor
     target: Tensor
     items: Tensor
+    ids: Tensor
     histories: Mapping[str, History]
     dim: int
 
@@ -157,12 +159,15 @@ class RowInputs(nn.Module):
         }
         rows = np.full(field.size, -1) if data.item_rows is None else data.item_rows
         columns = [self._moved(np.arange(field.size), self._reserve(field.size))]
+        self.item_columns = [field.name]  # what item_categories hold
         for one in kinds["category"]:
+            self.item_columns.append(one.name)
             columns.append(self._moved(data.item_values[one.name], self._reserve(one.size)))
         for source in sorted(data.codes):
             table = data.codes[source]
             codes = np.where(rows[:, None] >= 0, table.codes[rows] + 1, PADDING)
             for level, size in enumerate(table.sizes):
+                self.item_columns.append(f"{source}:{level}")
                 columns.append(self._moved(codes[:, level], self._reserve(size + 1)))
         self.register_buffer("item_categories", torch.stack(columns, 1), persistent=False)
         self.item_tags = [f"tags_{number}" for number, _ in enumerate(kinds["tags"])]
@@ -193,19 +198,19 @@ class RowInputs(nn.Module):
         b = len(batch)
         if self.item is None or items is None:
             nothing = context.new_zeros(b, 0)
-            return Embedded(context, nothing, nothing, {}, self.dim)
+            return Embedded(context, nothing, nothing, places, {}, self.dim)
         of_items = _join([*looked_up[len(of_context) :], *self._item_dense_fields(items)]).flatten(1)
         histories, start = {}, b
         for name, ids in lists.items():
             part, present = places[start : start + ids.numel()].view_as(ids), ids != PADDING
             histories[name] = History(part, present, Links.of(part, present, len(items)))
             start += ids.numel()
-        return Embedded(context, gather(of_items, places[:b]), of_items, histories, self.dim)
+        return Embedded(context, take(of_items, places[:b]), of_items, items, histories, self.dim)
 
     def _distinct_items(self, batch: RowBatch) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """Items ``(u,)`` of a batch, none first; where its targets, then its histories are among them; the histories."""
         if self.item is None:
-            return None, batch.labels, {}
+            return None, batch.labels.new_zeros(0, dtype=torch.int64), {}
         lists = {name: trim(batch.values[name]) for name in self.histories}
         targets = batch.values[self.item]
         none = targets.new_full((1,), PADDING)
@@ -253,6 +258,12 @@ class RowInputs(nn.Module):
             found.append(self.item_numbers[items][:, :, None] * self.item_number_vectors)
         rows = self.item_rows[items]
         return found + [content(rows)[:, None] for content in self.contents.values()]
+
+    def frozen(self, ids: Tensor) -> Tensor:
+        """Frozen features ``(n, d)`` of items ``(n,)``, those of each modality of length 1, or zero; side by side."""
+        rows = self.item_rows[ids]
+        parts: list[Tensor] = [content.frozen(rows) for content in self.contents.values()]  # type: ignore[operator]
+        return torch.cat([F.normalize(part) for part in parts], 1)
 
 
 class Content(nn.Module):
