@@ -152,36 +152,40 @@ class RowInputs(nn.Module):
 
     def _add_items(self, data: RowData, init_std: float) -> int:
         """Keep the items' side of the data; gives how many fields an item has."""
-        (field,) = (field for field in data.fields if field.name == data.item)
-        kinds = {
-            kind: [one for one in data.item_fields if one.kind == kind]
-            for kind in ("category", "tags", "number")
-        }
-        rows = np.full(field.size, -1) if data.item_rows is None else data.item_rows
-        columns = [self._moved(np.arange(field.size), self._reserve(field.size))]
-        self.item_columns = [field.name]  # what item_categories hold
-        for one in kinds["category"]:
-            self.item_columns.append(one.name)
-            columns.append(self._moved(data.item_values[one.name], self._reserve(one.size)))
+        size = next(field.size for field in data.fields if field.name == data.item)
+        rows = np.full(size, -1) if data.item_rows is None else data.item_rows
+        self.register_buffer("item_rows", torch.from_numpy(np.array(rows)), persistent=False)
+        columns = self._add_item_categories(data, size, rows)
+        self.item_tags = []
+        for field in data.item_fields:
+            if field.kind == "tags":
+                self.item_tags.append(f"item_tags_{len(self.item_tags)}")
+                moved = self._moved(data.item_values[field.name], self._reserve(field.size))
+                self.register_buffer(self.item_tags[-1], moved, persistent=False)
+        numbers = [data.item_values[field.name] for field in data.item_fields if field.kind == "number"]
+        self.item_number_vectors = self._vectors(len(numbers), init_std)
+        if numbers:
+            stacked = torch.from_numpy(np.stack(numbers, 1).astype(np.float32))
+            self.register_buffer("item_numbers", stacked, persistent=False)
+        for modality in sorted(data.features):
+            self.contents[modality] = Content(data.features[modality], self.dim)
+        return columns + len(self.item_tags) + len(numbers) + len(self.contents)
+
+    def _add_item_categories(self, data: RowData, size: int, rows: NDArray[np.int64]) -> int:
+        """Keep an item's own id, its fields of one id, and its semantic IDs; gives how many they are."""
+        found = {str(data.item): self._moved(np.arange(size), self._reserve(size))}
+        for field in data.item_fields:
+            if field.kind == "category":
+                found[field.name] = self._moved(data.item_values[field.name], self._reserve(field.size))
         for source in sorted(data.codes):
             table = data.codes[source]
             codes = np.where(rows[:, None] >= 0, table.codes[rows] + 1, PADDING)
-            for level, size in enumerate(table.sizes):
-                self.item_columns.append(f"{source}:{level}")
-                columns.append(self._moved(codes[:, level], self._reserve(size + 1)))
-        self.register_buffer("item_categories", torch.stack(columns, 1), persistent=False)
-        self.item_tags = [f"tags_{number}" for number, _ in enumerate(kinds["tags"])]
-        for name, one in zip(self.item_tags, kinds["tags"], strict=True):
-            moved = self._moved(data.item_values[one.name], self._reserve(one.size))
-            self.register_buffer(name, moved, persistent=False)
-        numbers = [np.asarray(data.item_values[one.name], dtype=np.float32) for one in kinds["number"]]
-        if numbers:
-            self.register_buffer("item_numbers", torch.from_numpy(np.stack(numbers, 1)), persistent=False)
-        self.item_number_vectors = self._vectors(len(numbers), init_std)
-        self.register_buffer("item_rows", torch.from_numpy(np.array(rows)), persistent=False)
-        for modality in sorted(data.features):
-            self.contents[modality] = Content(data.features[modality], self.dim)
-        return len(columns) + len(self.item_tags) + len(numbers) + len(self.contents)
+            for level, codes_of_level in enumerate(table.sizes):
+                moved = self._moved(codes[:, level], self._reserve(codes_of_level + 1))
+                found[f"{source}:{level}"] = moved
+        self.item_columns = list(found)
+        self.register_buffer("item_categories", torch.stack(list(found.values()), 1), persistent=False)
+        return len(found)
 
     @staticmethod
     def _moved(ids: NDArray[np.generic], start: int) -> Tensor:

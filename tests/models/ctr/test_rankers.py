@@ -96,6 +96,17 @@ class TestEveryRanker:
         scores = [model.score(replaced(BATCH, item=torch.full((60,), item))) for item in (3, 4)]
         assert not torch.equal(*scores)
 
+    def test_computes_in_bfloat16(self, kind: Any) -> None:
+        for params in modes(kind):
+            model = shaken(kind, DATA, by=0.05, **params)
+            exact = model.loss(BATCH)
+            with torch.autocast("cpu", torch.bfloat16):
+                terms = model.loss(BATCH)
+            torch.stack(list(terms.values())).sum().backward()
+            for name, term in terms.items():
+                assert_close(term, exact[name], 0.05)
+            assert model.inputs.table.weight.grad.dtype == torch.float32
+
     def test_extreme_logits_have_finite_losses(self, kind: Any) -> None:
         data = crossed_rows(20)
         model, batch = build(kind, data), whole_batch(crossed_rows(20))
