@@ -45,7 +45,7 @@ class Dice(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """``(m, width)`` to the same."""
-        gates = self.norm(values).sigmoid()
+        gates: Tensor = self.norm(values).sigmoid()
         return values * (self.alpha + (1 - self.alpha) * gates)
 
 

@@ -156,7 +156,7 @@ class RowInputs(nn.Module):
         rows = np.full(size, -1) if data.item_rows is None else data.item_rows
         self.register_buffer("item_rows", torch.from_numpy(np.array(rows)), persistent=False)
         columns = self._add_item_categories(data, size, rows)
-        self.item_tags = []
+        self.item_tags: list[str] = []
         for field in data.item_fields:
             if field.kind == "tags":
                 self.item_tags.append(f"item_tags_{len(self.item_tags)}")

@@ -37,7 +37,7 @@ class SIM(nn.Module):
 
     Search (general search unit) costs one inner product for each item, so histories may be long:
 
-    - learned: ``r_j = (W_a t) · (W_b s_j)``. The choice of the largest has no gradient, so the term ``search`` trains r:
+    - learned: ``r_j = (W_a t) · (W_b s_j) / √d``. The choice of the largest has no gradient, so the term ``search`` trains r:
       binary cross-entropy of ``MLP'([context ; t ; Σ_j r_j s_j])`` over the whole history.
     - features: sum over modalities of the cosines of the frozen features of t and s_j, 0 where one of them has none;
       nothing is learned.
