@@ -140,3 +140,27 @@ def touched_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
         return rows, values
     distinct, groups = find_distinct(rows)
     return distinct, groups.sum(values)
+
+
+@torch.no_grad()
+def clip_norm(parameters: Iterable[Tensor], largest: float) -> Tensor:
+    """Scale all gradients so that their norm together is at most ``largest``; gives the norm before.
+
+    As :func:`torch.nn.utils.clip_grad_norm_`, which takes no sparse gradients.
+    """
+    values = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.is_sparse:
+            rows, summed = touched_rows(gradient)
+            values.append(summed)
+            parameter.grad = torch.sparse_coo_tensor(
+                rows[None], summed, gradient.shape, check_invariants=False
+            )
+        elif gradient is not None:
+            values.append(gradient)
+    norm = torch.stack([value.norm() for value in values]).norm()
+    scale = (largest / (norm + 1e-6)).clamp(max=1)
+    for value in values:
+        value.mul_(scale)
+    return norm

@@ -73,6 +73,11 @@ def find_distinct(ids: Tensor) -> tuple[Tensor, Groups]:
     return distinct, Groups(torch.empty_like(order).index_copy_(0, order, places), len(distinct), order)
 
 
+def take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows ``(*index.shape, d)`` of a table ``(n, d)``."""
+    return Groups(index.flatten(), len(rows)).take(rows).view(*index.shape, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Links:
     """Which entries of a table each row of a batch has: a sparse matrix ``(b, u)`` with m places, row by row.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrec.lazy_adam import LazyAdam, touched_rows
+from mmrec.lazy_adam import LazyAdam, clip_norm, touched_rows
 from mmrec.runs import load_tensors, save_tensors
 from tests.dense import assert_close
 
@@ -174,3 +174,16 @@ def test_dense_gradients_are_refused() -> None:
     table.grad = torch.ones(ROWS, DIM)
     with pytest.raises(RuntimeError, match="sparse"):
         LazyAdam([table]).step()
+
+
+def test_clipping_takes_sparse_and_dense_gradients_together() -> None:
+    for largest in (0.5, 1e3):
+        parameters, twins = ([start(), nn.Parameter(torch.ones(4))] for _ in range(2))
+        for table, other in (parameters, twins):
+            table.grad, other.grad = sparse(5), torch.full((4,), 2.0)
+        twins[0].grad = sparse(5).to_dense()
+        norm = clip_norm(parameters, largest)
+        assert_close(norm, torch.nn.utils.clip_grad_norm_(twins, largest))
+        for one, two in zip(parameters, twins, strict=True):
+            assert one.grad is not None and two.grad is not None
+            assert_close(one.grad.to_dense(), two.grad)

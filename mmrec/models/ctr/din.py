@@ -45,8 +45,8 @@ class Dice(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """``(m, width)`` to the same."""
-        gates = self.norm(values).sigmoid()
-        return values * torch.lerp(self.alpha, torch.ones_like(self.alpha), gates)
+        gates: Tensor = self.norm(values).sigmoid()
+        return values * (self.alpha + (1 - self.alpha) * gates)
 
 
 class ActivationUnit(nn.Module):

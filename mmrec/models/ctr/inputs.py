@@ -17,7 +17,7 @@ from mmrec.encode.features import FeatureTable
 from mmrec.errors import DataError
 from mmrec.models.contracts import ModelConfig
 from mmrec.nn import gather
-from mmrec.ragged import Links, find_distinct
+from mmrec.ragged import Links, find_distinct, take
 
 
 class RankerConfig(ModelConfig):
@@ -57,6 +57,7 @@ class Embedded:
         context: ``(b, n_context, dim)`` fields that are not the item's.
         target: ``(b, d)`` the item that each row is about; ``(b, 0)`` where there is no item field.
         items: ``(u, d)`` each item of the batch once, whether target or in a history; the first is none, and zero.
+        ids: ``(u,)`` the ids of those items.
         histories: By name.
         dim: Width of a field.
     """
@@ -64,6 +65,7 @@ class Embedded:
     context: Tensor
     target: Tensor
     items: Tensor
+    ids: Tensor
     histories: Mapping[str, History]
     dim: int
 
@@ -150,33 +152,40 @@ class RowInputs(nn.Module):
 
     def _add_items(self, data: RowData, init_std: float) -> int:
         """Keep the items' side of the data; gives how many fields an item has."""
-        (field,) = (field for field in data.fields if field.name == data.item)
-        kinds = {
-            kind: [one for one in data.item_fields if one.kind == kind]
-            for kind in ("category", "tags", "number")
-        }
-        rows = np.full(field.size, -1) if data.item_rows is None else data.item_rows
-        columns = [self._moved(np.arange(field.size), self._reserve(field.size))]
-        for one in kinds["category"]:
-            columns.append(self._moved(data.item_values[one.name], self._reserve(one.size)))
+        size = next(field.size for field in data.fields if field.name == data.item)
+        rows = np.full(size, -1) if data.item_rows is None else data.item_rows
+        self.register_buffer("item_rows", torch.from_numpy(np.array(rows)), persistent=False)
+        columns = self._add_item_categories(data, size, rows)
+        self.item_tags: list[str] = []
+        for field in data.item_fields:
+            if field.kind == "tags":
+                self.item_tags.append(f"item_tags_{len(self.item_tags)}")
+                moved = self._moved(data.item_values[field.name], self._reserve(field.size))
+                self.register_buffer(self.item_tags[-1], moved, persistent=False)
+        numbers = [data.item_values[field.name] for field in data.item_fields if field.kind == "number"]
+        self.item_number_vectors = self._vectors(len(numbers), init_std)
+        if numbers:
+            stacked = torch.from_numpy(np.stack(numbers, 1).astype(np.float32))
+            self.register_buffer("item_numbers", stacked, persistent=False)
+        for modality in sorted(data.features):
+            self.contents[modality] = Content(data.features[modality], self.dim)
+        return columns + len(self.item_tags) + len(numbers) + len(self.contents)
+
+    def _add_item_categories(self, data: RowData, size: int, rows: NDArray[np.int64]) -> int:
+        """Keep an item's own id, its fields of one id, and its semantic IDs; gives how many they are."""
+        found = {str(data.item): self._moved(np.arange(size), self._reserve(size))}
+        for field in data.item_fields:
+            if field.kind == "category":
+                found[field.name] = self._moved(data.item_values[field.name], self._reserve(field.size))
         for source in sorted(data.codes):
             table = data.codes[source]
             codes = np.where(rows[:, None] >= 0, table.codes[rows] + 1, PADDING)
-            for level, size in enumerate(table.sizes):
-                columns.append(self._moved(codes[:, level], self._reserve(size + 1)))
-        self.register_buffer("item_categories", torch.stack(columns, 1), persistent=False)
-        self.item_tags = [f"tags_{number}" for number, _ in enumerate(kinds["tags"])]
-        for name, one in zip(self.item_tags, kinds["tags"], strict=True):
-            moved = self._moved(data.item_values[one.name], self._reserve(one.size))
-            self.register_buffer(name, moved, persistent=False)
-        numbers = [np.asarray(data.item_values[one.name], dtype=np.float32) for one in kinds["number"]]
-        if numbers:
-            self.register_buffer("item_numbers", torch.from_numpy(np.stack(numbers, 1)), persistent=False)
-        self.item_number_vectors = self._vectors(len(numbers), init_std)
-        self.register_buffer("item_rows", torch.from_numpy(np.array(rows)), persistent=False)
-        for modality in sorted(data.features):
-            self.contents[modality] = Content(data.features[modality], self.dim)
-        return len(columns) + len(self.item_tags) + len(numbers) + len(self.contents)
+            for level, codes_of_level in enumerate(table.sizes):
+                moved = self._moved(codes[:, level], self._reserve(codes_of_level + 1))
+                found[f"{source}:{level}"] = moved
+        self.item_columns = list(found)
+        self.register_buffer("item_categories", torch.stack(list(found.values()), 1), persistent=False)
+        return len(found)
 
     @staticmethod
     def _moved(ids: NDArray[np.generic], start: int) -> Tensor:
@@ -193,19 +202,19 @@ class RowInputs(nn.Module):
         b = len(batch)
         if self.item is None or items is None:
             nothing = context.new_zeros(b, 0)
-            return Embedded(context, nothing, nothing, {}, self.dim)
+            return Embedded(context, nothing, nothing, places, {}, self.dim)
         of_items = _join([*looked_up[len(of_context) :], *self._item_dense_fields(items)]).flatten(1)
         histories, start = {}, b
         for name, ids in lists.items():
             part, present = places[start : start + ids.numel()].view_as(ids), ids != PADDING
             histories[name] = History(part, present, Links.of(part, present, len(items)))
             start += ids.numel()
-        return Embedded(context, gather(of_items, places[:b]), of_items, histories, self.dim)
+        return Embedded(context, take(of_items, places[:b]), of_items, items, histories, self.dim)
 
     def _distinct_items(self, batch: RowBatch) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """Items ``(u,)`` of a batch, none first; where its targets, then its histories are among them; the histories."""
         if self.item is None:
-            return None, batch.labels, {}
+            return None, batch.labels.new_zeros(0, dtype=torch.int64), {}
         lists = {name: trim(batch.values[name]) for name in self.histories}
         targets = batch.values[self.item]
         none = targets.new_full((1,), PADDING)
@@ -253,6 +262,12 @@ class RowInputs(nn.Module):
             found.append(self.item_numbers[items][:, :, None] * self.item_number_vectors)
         rows = self.item_rows[items]
         return found + [content(rows)[:, None] for content in self.contents.values()]
+
+    def frozen(self, ids: Tensor) -> Tensor:
+        """Frozen features ``(n, d)`` of items ``(n,)``, those of each modality of length 1, or zero; side by side."""
+        rows = self.item_rows[ids]
+        parts: list[Tensor] = [content.frozen(rows) for content in self.contents.values()]  # type: ignore[operator]
+        return torch.cat([F.normalize(part) for part in parts], 1)
 
 
 class Content(nn.Module):

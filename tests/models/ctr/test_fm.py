@@ -8,7 +8,7 @@ from mmrec.models.ctr.deepfm import DeepFM
 from mmrec.models.ctr.fm import FM, pair_products
 from mmrec.models.ctr.lr import LR
 from tests.dense import assert_close
-from tests.rows import planted_rows, shaken, whole_batch
+from tests.rows import area, build, fit, planted_rows, shaken, whole_batch
 
 DATA = planted_rows(30)
 BATCH = whole_batch(DATA)
@@ -26,6 +26,13 @@ def test_pairs_are_the_double_sum() -> None:
 def test_lr_is_a_sum_of_weights() -> None:
     model = shaken(LR, DATA)
     assert_close(model.score(BATCH), model.inputs(BATCH).fields().squeeze(2).sum(1) + model.bias)
+
+
+def test_lr_does_not_see_what_a_history_has_to_do_with_the_target() -> None:
+    data = planted_rows(600)
+    model = build(LR, data)
+    fit(model, data)
+    assert area(model, data) < 0.7  # where models that compare the two reach 0.95
 
 
 def test_fm_and_deepfm() -> None:
