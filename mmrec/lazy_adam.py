@@ -159,7 +159,7 @@ def clip_norm(parameters: Iterable[Tensor], largest: float) -> Tensor:
             )
         elif gradient is not None:
             values.append(gradient)
-    norm = torch.stack([value.norm() for value in values]).norm()
+    norm: Tensor = torch.stack([value.norm() for value in values]).norm()
     scale = (largest / (norm + 1e-6)).clamp(max=1)
     for value in values:
         value.mul_(scale)
