@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrec.config import TrainConfig
-from mmrec.lazy_adam import LazyAdam
+from mmrec.lazy_adam import LazyAdam, clip_norm
 from mmrec.models.ctr.inputs import RowInputs
 
 
@@ -56,20 +56,8 @@ class Optimizers:
 
     def clip(self, norm: float) -> None:
         """Scale all gradients so that the norm of all together is at most ``norm``."""
-        gradients = []
-        for part in self._parts.values():
-            for parameter in (one for group in part.param_groups for one in group["params"]):
-                if parameter.grad is None:
-                    continue
-                if parameter.grad.is_sparse:  # only a coalesced gradient says how long it is
-                    parameter.grad = parameter.grad.coalesce()
-                    gradients.append(parameter.grad.values())
-                else:
-                    gradients.append(parameter.grad)
-        total = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
-        factor = (norm / (total + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor)
+        groups = (group for part in self._parts.values() for group in part.param_groups)
+        clip_norm((parameter for group in groups for parameter in group["params"]), norm)
 
     def step(self) -> None:
         """Move the parameters."""

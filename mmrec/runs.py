@@ -216,8 +216,8 @@ class Run:
                     )
         return data
 
-    def model(self, data: TrainingData | RowData) -> Any:
-        """The trained model in evaluation mode.
+    def checkpoint(self) -> Path:
+        """The file with the tensors of the best epoch, checked by hash once training has ended.
 
         Raises:
             NotFittedError: No checkpoint yet, or a damaged one.
@@ -234,7 +234,16 @@ class Run:
                 f"{file} was changed or damaged",
                 "train again",
             )
-        state, _ = load_tensors(file, checked=recorded is not None)
+        return file
+
+    def model(self, data: TrainingData | RowData) -> Any:
+        """The trained model in evaluation mode.
+
+        Raises:
+            NotFittedError: No checkpoint yet, or a damaged one.
+        """
+        file = self.checkpoint()
+        state, _ = load_tensors(file, checked=self.manifest.get("checkpoint_sha256") is not None)
         model = build_model(self.config, data)
         restore(model, state, file)
         return model.eval()

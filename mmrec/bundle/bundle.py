@@ -35,7 +35,7 @@ from mmrec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmrec.models.contracts import Vectors
+    from mmrec.models.contracts import Users, Vectors
 
 Floats = NDArray[np.float32]
 
@@ -199,7 +199,7 @@ class Bundle:
             DataError: No such internal id.
         """
         ids = _check_ids(users, self.manifest.counts.users, "users")
-        return _encode(self._vectors, self._seen, ids)
+        return _encode(self._vectors.users, self._seen, ids)
 
     def history_vectors(self, histories: Sequence[Sequence[int]]) -> Floats:
         """Vectors ``(b, d)`` of anybody, known by their items (internal ids), oldest first.
@@ -212,7 +212,7 @@ class Bundle:
             DataError: No such internal id.
         """
         rows = self._histories(histories)
-        return _encode(self._stranger_vectors, rows, np.arange(rows.n_users))
+        return _encode(self._encode_stranger, rows, np.arange(rows.n_users))
 
     @cached_property
     def _vectors(self) -> Vectors:
@@ -229,16 +229,10 @@ class Bundle:
         with torch.no_grad():
             return Vectors(self._item_vectors, self.model.vectors().encode)
 
-    @cached_property
-    def _stranger_vectors(self) -> Vectors:
-        from mmrec.models.contracts import Vectors
-
-        own = self._vectors
-        if own.table is None:
-            return own
-        mean = Vectors(own.items, lambda users: _mean(own.items, users.histories))
-        mean.__dict__["transposed"] = own.transposed
-        return mean
+    def _encode_stranger(self, users: Users) -> Tensor:
+        """What :meth:`history_vectors` says."""
+        vectors = self._vectors
+        return vectors.users(users) if vectors.table is None else _mean(vectors.items, users.histories)
 
     def _histories(self, histories: Sequence[Sequence[int]]) -> Histories:
         counts = [len(history) for history in histories]
@@ -267,6 +261,7 @@ class Bundle:
         """
         from mmrec.models.contracts import knows_users, products, scoring
 
+        known = self._seen if histories is None else histories
         if self.kind != "vectors" and histories is not None and knows_users(self.model):
             raise ConfigError(
                 "users of the bundle",
@@ -274,9 +269,8 @@ class Bundle:
                 "name users, or export another model",
             )
         if self._item_vectors is not None:
-            vectors = self._vectors if histories is None else self._stranger_vectors
-            return products(vectors, self._seen if histories is None else histories)
-        known = self._seen if histories is None else histories
+            encode = None if histories is None else self._encode_stranger
+            return products(self._vectors, known, encode)
         return scoring(self.model, known, k=k, exclude=exclude, permitted=permitted)
 
     def recommend(
@@ -344,13 +338,13 @@ class Bundle:
         return None if items is None else np.array([self.item(item) for item in items], dtype=np.int64)
 
 
-def _encode(vectors: Vectors, histories: Histories, ids: Ids) -> Floats:
+def _encode(encode: Callable[[Users], Tensor], histories: Histories, ids: Ids) -> Floats:
     import torch
 
     from mmrec.models.contracts import Users
 
     with torch.no_grad():
-        return np.asarray(vectors.users(Users.of(histories, ids)))
+        return np.asarray(encode(Users.of(histories, ids)))
 
 
 def _mean(vectors: Tensor, histories: Histories) -> Tensor:

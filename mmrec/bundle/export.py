@@ -39,7 +39,7 @@ from mmrec.bundle.manifest import (
     Source,
     Trained,
 )
-from mmrec.bundle.model import write_model
+from mmrec.bundle.model import write_checkpoint, write_config
 from mmrec.bundle.pictures import FOLDER, How, write_pictures
 from mmrec.bundle.plain import DESCRIPTION, Format, check_installed, write_plain
 from mmrec.data.dataset import Dataset, Split, TrainingData
@@ -222,9 +222,13 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
     for name, vectors in ((ITEM_VECTORS, trained.items), (USER_VECTORS, trained.users)):
         if vectors is not None:
             write_bytes(folder / name, safetensors.numpy.save({"vectors": vectors}))
-    _write_model(folder, trained)
+    write_config(trained.run, folder / CONFIG)
+    if trained.kind != "vectors":  # else the vectors are all
+        write_checkpoint(trained.run, folder / CHECKPOINT)
+        write_inputs(folder, trained.data)
     if ranker is not None:
-        write_model(ranker, folder, RANKER_CONFIG, RANKER_CHECKPOINT)
+        write_config(ranker, folder / RANKER_CONFIG)
+        write_checkpoint(ranker, folder / RANKER_CHECKPOINT)
     pictures = write_pictures(folder, trained.dataset, images)
     content = {
         **_description(trained),
@@ -244,16 +248,6 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
     write_text(folder / CARD, write_card(unsealed, trained.run.config.document()))
     manifest = Manifest(**content, files=_seal(folder))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
-
-
-def _write_model(folder: Path, trained: _Trained) -> None:
-    """The config always; tensors and what the class is built from where vectors are not all."""
-    if trained.kind == "vectors":
-        document = trained.run.config.document() | {"data": trained.dataset.name}
-        write_json(folder / CONFIG, document)
-        return
-    write_model(trained.run, folder, CONFIG, CHECKPOINT)
-    write_inputs(folder, trained.data)
 
 
 def _description(trained: _Trained) -> dict[str, Any]:

@@ -14,24 +14,24 @@ from mmrec.data.dataset import TrainingData
 from mmrec.errors import BundleError, ConfigError, MMRecError
 from mmrec.files import write_bytes, write_json
 from mmrec.registry import MODELS
-from mmrec.runs import BEST, Run, build_model, restore
+from mmrec.runs import Run, build_model, restore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_model(run: Run, folder: Path, config: str, checkpoint: str) -> None:
-    """Copy what a model is rebuilt from; where the run's data lie does not leave this machine.
+def write_config(run: Run, file: Path) -> None:
+    """Write the resolved config of a run; where its data lie does not leave this machine."""
+    write_json(file, run.config.document() | {"data": run.manifest["dataset"]["name"]})
 
-    Args:
-        run: A run whose checkpoint was checked.
-        folder: The bundle.
-        config: File of the resolved config in it.
-        checkpoint: File of the tensors in it.
+
+def write_checkpoint(run: Run, file: Path) -> None:
+    """Copy the tensors of a run's best epoch.
+
+    Raises:
+        NotFittedError: They are missing or damaged.
     """
-    document = run.config.document() | {"data": run.manifest["dataset"]["name"]}
-    write_json(folder / config, document)
-    write_bytes(folder / checkpoint, (run.path / BEST).read_bytes())
+    write_bytes(file, run.checkpoint().read_bytes())
 
 
 def parse_config(content: bytes, where: str, model: str, *, trust_models: bool) -> ExperimentConfig:

@@ -227,13 +227,16 @@ def scoring(
         return products(model.vectors(), histories)
 
 
-def products(vectors: Vectors, histories: Histories) -> Callable[[Ids], Tensor]:
-    """:func:`scoring` with the vectors of a retriever."""
+def products(
+    vectors: Vectors, histories: Histories, encode: Callable[[Users], Tensor] | None = None
+) -> Callable[[Ids], Tensor]:
+    """:func:`scoring` with the vectors of a retriever; ``encode`` gives those of users in place of their own."""
+    encode = encode or vectors.users
     buffers: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def score(ids: Ids) -> Tensor:
-        queries = vectors.users(Users.of(histories, ids))
+        queries = encode(Users.of(histories, ids))
         # A fresh block of scores costs more in page faults than the product itself: keep one per block size.
         if len(ids) not in buffers:
             buffers.clear()

@@ -446,6 +446,15 @@ def test_a_full_disk_is_said_and_leaves_nothing(runs: dict[str, Run], tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_damaged_checkpoint_is_not_exported(runs: dict[str, Run], own_run: Run, tmp_path: Path) -> None:
+    file = own_run.checkpoint()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for arguments in ((own_run, None), (runs["lightgcn"], own_run)):
+        with pytest.raises(NotFittedError, match="as it was written"):
+            export(arguments[0], tmp_path / "bundle", ranker=arguments[1])
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_unfinished_runs_are_not_exported(own_run: Run, tmp_path: Path) -> None:
     own_run.update(status="started")
     with pytest.raises(NotFittedError, match="--resume"):
