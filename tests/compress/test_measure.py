@@ -18,7 +18,9 @@ class TestCompareCodecs:
     def test_recall_is_counted_against_exact_scores_and_falls_with_the_bytes(self) -> None:
         items, queries = world()
         names = ["float32", "bfloat16", "int8 vector", "binary 3", "binary 2", "binary 1", "binary 0"]
-        table = compare_codecs({name: codecs()[name] for name in names}, items, queries, k=10).set_index("codec")
+        table = compare_codecs({name: codecs()[name] for name in names}, items, queries, k=10).set_index(
+            "codec"
+        )
         for recall in (table.recall, table.symmetric_recall):
             assert recall["float32"] == 1
             assert recall[["bfloat16", "int8 vector"]].between(0.98, 0.999).all()
