@@ -35,7 +35,7 @@ class BEBRSettings(BaseModel):
     hidden: int = Field(64, ge=1, description="width of the residual blocks")
     temperature: float = Field(0.15, gt=0, description="of the cosines of codes")
     teacher: float = Field(
-        0.05, ge=0, description="temperature of the targets' cosines; 0: InfoNCE, own code only"
+        0.15, ge=0, description="temperature of the targets' cosines; 0: InfoNCE, the own vector only"
     )
     queue: int = Field(4096, ge=0, description="codes of earlier batches that are candidates too")
     momentum: float = Field(0.9, ge=0, le=1, description="of the encoder that fills the queue")
@@ -62,15 +62,14 @@ class _Block(nn.Module):
 
 
 class BEBR(nn.Module):
-    r"""``b_0 = sign(φ(y))``, ``b_{t+1} = b_t + 2^-(t+1) sign(R_t(y - norm(ψ_t(b_t))))``, of ``y = √d R f / |f|``.
+    """``b_0 = sign(φ(y))``, ``b_{t+1} = b_t + 2^-(t+1) sign(R_t(y - norm(ψ_t(b_t))))``, of ``y = √d R f / |f|``.
 
     φ, ψ_t and R_t are residual blocks, ``norm`` scales to length √d and R is ITQ's rotation: untrained, this is
     :class:`mmrec.compress.binary.Binary`. The networks decide which grid point an item gets; how points are packed and
     scored is the same. sign passes its gradient straight through.
 
-    Source: Gan et al., "Binary Embedding-based Retrieval at Tencent", KDD 2023. The paper's
-    backward-compatible training, of new queries against an old index, is left out, and its target is an option (see
-    :func:`fit`).
+    Source: Gan et al., "Binary Embedding-based Retrieval at Tencent", KDD 2023. The paper's backward-compatible
+    training, of new queries against an old index, is left out, and its target is an option (see :func:`fit`).
     """
 
     kind: ClassVar[str] = "bebr"
