@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmrec.compress.bits import MAX_RESIDUALS, Grid
-from mmrec.compress.codec import BLOCK_ROWS, Codes, Rows, Tensors, as_rows
+from mmrec.compress.codec import Codes, Rows, Tensors, as_rows, encode_blocks
 from mmrec.encode.encoders import check_choice, unit_rows
 from mmrec.errors import ConfigError
 
@@ -96,13 +96,11 @@ class Binary:
 
     def encode(self, vectors: NDArray[np.floating[Any]]) -> Codes:
         """Codes ``(n, bytes_per_item)`` of vectors ``(n, d)``."""
-        rows = as_rows(vectors, self.dim)
-        codes = np.empty((len(rows), self.bytes_per_item), dtype=np.uint8)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows[start : start + BLOCK_ROWS]
-            points = binarise(unit_rows(block) @ self.rotation.T, self.residuals)
-            codes[start : start + BLOCK_ROWS] = self.grid.pack(points, np.linalg.norm(block, axis=1))
-        return codes
+        return encode_blocks(as_rows(vectors, self.dim), self.bytes_per_item, self._encode)
+
+    def _encode(self, rows: Rows) -> Codes:
+        points = binarise(unit_rows(rows) @ self.rotation.T, self.residuals)
+        return self.grid.pack(points, np.linalg.norm(rows, axis=1))
 
     def decode(self, codes: Codes) -> Rows:
         """Vectors ``(n, d)``."""

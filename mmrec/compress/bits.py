@@ -96,7 +96,8 @@ class Grid:
                     unequal = np.bitwise_count(queries[:, None, s, word] ^ items[:, t, word])
                     differing += unequal.astype(np.int32) << weight
         total = self.dim * (2 ** (self.residuals + 1) - 1) ** 2
-        return ((total - 2 * differing) / np.float32(4**self.residuals)).astype(np.float32)
+        inner: Rows = ((total - 2 * differing) / 4**self.residuals).astype(np.float32)
+        return inner
 
     def _words(self, codes: Codes) -> np.ndarray:
         """Planes ``(n, u + 1, words)`` in the widest words that divide them."""

@@ -109,6 +109,15 @@ def check_codes(codes: Codes, width: int) -> Codes:
     return codes
 
 
+def encode_blocks(rows: Rows, width: int, encode: Callable[[Rows], Codes]) -> Codes:
+    """Codes ``(n, width)`` of rows ``(n, d)``, made a block at a time."""
+    codes = np.empty((len(rows), width), dtype=np.uint8)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        codes[block] = encode(rows[block])
+    return codes
+
+
 def products(queries: Rows, codes: Codes, decode: Callable[[Codes], Rows]) -> Rows:
     """Inner products ``(b, n)`` of queries ``(b, d)`` with decoded vectors, of which a block exists at a time."""
     result = np.empty((len(queries), len(codes)), dtype=np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmrec.compress.codec import Codes, Rows, Tensors, as_rows, check_codes, products
+from mmrec.compress.codec import Codes, Rows, Tensors, as_rows, check_codes, encode_blocks, products
 from mmrec.encode.encoders import check_choice
 
 Precision = Literal["float32", "bfloat16"]
@@ -118,7 +118,9 @@ class Int8:
 
     def encode(self, vectors: NDArray[np.floating[Any]]) -> Codes:
         """Codes ``(n, bytes_per_item)`` of vectors ``(n, d)``."""
-        rows = as_rows(vectors, self.dim)
+        return encode_blocks(as_rows(vectors, self.dim), self.bytes_per_item, self._encode)
+
+    def _encode(self, rows: Rows) -> Codes:
         own = np.abs(rows).max(axis=1, initial=0) / np.float32(LARGEST)
         scales = own[:, None] if self.scales is None else self.scales
         levels = np.rint(rows / np.where(scales > 0, scales, 1)).clip(-LARGEST, LARGEST).astype(np.int8)

@@ -26,7 +26,7 @@ def world() -> tuple[Rows, Rows]:
 
 
 @cache
-def trained(residuals: int = 1, seed: int = 0, epochs: int = 2, teacher: float = 0.1) -> BEBR:
+def trained(residuals: int = 1, seed: int = 0, epochs: int = 2, teacher: float = 0.15) -> BEBR:
     settings = BEBRSettings(
         residuals=residuals, hidden=32, batch_size=256, queue=512, epochs=epochs, teacher=teacher
     )
