@@ -20,9 +20,8 @@ from mmrec.files import atomic_path, write_array
 from mmrec.index.exact import ExactIndex, Mask, score
 from mmrec.index.folder import save_index
 from mmrec.index.items import Items, check_ids, make_items, read_items
-from mmrec.index.protocol import Deny, Found, Ids, Vectors
+from mmrec.index.protocol import Deny, Found, Ids, IndexOptions, Vectors
 from mmrec.index.request import Request, check_request, sort_found
-from mmrec.models.contracts import ModelConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,7 @@ GARBAGE = 4  # above one in so many entries dead, the index is made again
 AT_LOADING = {"ef_search", "nprobe", "refine"}  # options that do not shape the index
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """What kind of index, how large and how thorough."""
 
     kind: Literal["flat", "hnsw", "ivfpq"] = Field("hnsw", description="all · a graph · cells and codes")

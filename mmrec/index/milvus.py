@@ -12,9 +12,8 @@ from pydantic import Field
 from mmrec.errors import ConfigError, DataError
 from mmrec.index.database import BLOCK, DatabaseIndex, as_items, pad_lists, require, table_error
 from mmrec.index.items import Items
-from mmrec.index.protocol import Ids, Vectors
+from mmrec.index.protocol import Ids, IndexOptions, Vectors
 from mmrec.index.request import Request
-from mmrec.models.contracts import ModelConfig
 from mmrec.where.translate import column_name, to_milvus
 
 MAX_BYTES = 65_535  # of a string
@@ -22,7 +21,7 @@ MAX_VALUES = 4_096  # of a list
 MAX_FOUND = 16_384  # items in an answer
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """Where the collection is, and how it is searched."""
 
     uri: str | None = Field(None, description="http://host:port, or a file NAME.db; temporary if not given")

@@ -1,7 +1,7 @@
 """Run by a test: kill -9 a save before each of its calls to the file system; the folder always opens.
 
-Usage: python -m tests.index.crash_save FOLDER BACKEND
-Prints how many moments there were, and at how many of them the new index was already in place.
+Usage: python -m tests.index.crash_save FOLDER
+Prints for each backend how many moments there were, and at how many of them the new index was already in place.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmrec.errors import DataError
 from mmrec.index import Index, build_index, load_index
 from tests.index.backends import make_attributes, make_vectors
 
@@ -52,10 +53,18 @@ def _plant(die_before: int) -> None:
 
 def main() -> None:
     os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
-    folder, backend = Path(sys.argv[1]), sys.argv[2]
+    for backend in ("exact", "faiss"):
+        kill_saves(backend, Path(sys.argv[1]) / backend)
+
+
+def kill_saves(backend: str, folder: Path) -> None:
     old = build_index(backend, make_vectors(OLD), make_attributes(OLD))
     new = build_index(backend, make_vectors(NEW), make_attributes(NEW))
-    old.save(folder)
+    assert save(old, folder, 3) == -signal.SIGKILL
+    try:
+        load_index(folder)
+    except DataError:  # no index yet
+        old.save(folder)
     moment = replaced = 0
     while (died := save(new, folder, moment)) != 0:
         assert died == -signal.SIGKILL, (moment, died)

@@ -18,33 +18,20 @@ from tests.index.backends import make_attributes, make_vectors
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("backend", ["exact", "faiss"])
-def test_killed_before_every_call_to_the_file_system(backend: str, tmp_path: Path) -> None:
+def test_killed_before_every_call_to_the_file_system(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.index.crash_save", str(tmp_path / "index"), backend],
+        [sys.executable, "-m", "tests.index.crash_save", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    moments, replaced = map(int, ended.stdout.split())
-    assert moments > 10
-    assert 0 < replaced < moments
-
-
-def test_killed_first_save_leaves_no_index(tmp_path: Path) -> None:
-    code = (
-        "import os, pathlib, sys, mmrec.index.folder as folder\n"
-        "from mmrec.index import build_index\n"
-        "from tests.index.backends import make_vectors\n"
-        "folder.write_json = lambda *a: os.kill(os.getpid(), 9)\n"
-        "build_index('exact', make_vectors(50)).save(pathlib.Path(sys.argv[1]))\n"
-    )
-    died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
-    assert died.returncode == -9
-    with pytest.raises(DataError, match=r"manifest\.json"):
-        load_index(tmp_path)
+    for line in ended.stdout.splitlines():
+        moments, replaced = map(int, line.split())
+        assert moments > 10
+        assert 0 < replaced < moments
+    assert len(ended.stdout.splitlines()) == 2
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
