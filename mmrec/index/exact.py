@@ -122,7 +122,7 @@ class ExactIndex:
             block = slice(start, min(start + size, b))
             quick = request.queries[block] @ vectors.T
             if permitted is not None:
-                quick[:, ~permitted] = -np.inf
+                np.copyto(quick, -np.inf, where=~permitted)
             if request.own_deny is not None:
                 for row, denied in zip(quick, request.own_deny[block], strict=True):
                     row[self._places(denied, rows)] = -np.inf

@@ -134,11 +134,12 @@ class FaissIndex:
         faiss = _faiss()
         longest = max((len(one) for one in request.own_deny), default=0) if request.own_deny else 0
         width = min(request.k * self.options.refine + longest, self.native.ntotal)
-        open_entries = self.rows >= 0
-        if permitted is not None:
-            open_entries &= permitted[self.rows]  # a dead entry's -1 reads the last row, and stays closed
-        bits = np.packbits(open_entries, bitorder="little")
-        selector = None if open_entries.all() else faiss.IDSelectorBitmap(bits)
+        selector = None
+        if permitted is not None or not self.whole:
+            # a dead entry's -1 reads the last row's place, and stays closed
+            may = self.alive if permitted is None else self.alive & permitted[self.rows]
+            bits = np.packbits(may, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
         parameters = self._parameters(width, selector)
         _, entries = self.native.search(request.queries, width, params=parameters)
         rows = np.where(entries >= 0, self.rows[entries], -1)
@@ -197,8 +198,10 @@ class FaissIndex:
         self._set_rows()
 
     def _set_rows(self) -> None:
-        """Row of each entry in the items, -1 where it is dead."""
+        """Row of each entry in the items, -1 where it is dead; which are alive, and whether all are."""
         self.rows = self.exact.items.rows(self.entries)
+        self.alive = self.rows >= 0
+        self.whole = bool(self.alive.all())
 
     def read(self) -> Items:
         """All items, by ascending id."""

@@ -74,7 +74,7 @@ def test_unknown_backends_and_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'faiss'"):
         build_index("fais", make_vectors(5))
     with pytest.raises(ConfigError, match="did you mean 'ef_search'"):
-        build_index("faiss", make_vectors(5), ef_serch=3)
+        build_index("faiss", make_vectors(5), efsearch=3)
     with pytest.raises(ConfigError, match="no keys"):
         build_index("exact", make_vectors(5), ef_search=3)
     with pytest.raises(ConfigError, match="kind"):
