@@ -46,11 +46,6 @@ def column_name(attribute: str) -> str:
     return attribute if plain and attribute.lower() not in _RESERVED else f"hex_{attribute.encode().hex()}"
 
 
-def attribute_name(column: str) -> str:
-    """The attribute whose column is ``column``."""
-    return bytes.fromhex(column[4:]).decode() if column.startswith("hex_") else column
-
-
 # --- LanceDB and Milvus: text -------------------------------------------------------------------------------------
 
 

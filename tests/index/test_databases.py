@@ -47,7 +47,10 @@ def odd(cache: dict[str, Index], backend: Backend) -> Index:
 
 
 WITHOUT_PAUSE = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
