@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.where.filters import holds, make_table, nodes, nodes_without_string_o
 
 FLAT = {backend.name: backend for backend in BACKENDS if backend.options.get("kind") != "ivfpq"}
 FLAT = {name: FLAT[name] for name in ("lancedb", "qdrant", "milvus")}
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = make_table(40)
 ROWS = TABLE.to_dict("records")
 QUERY = np.ones((1, 3), dtype=np.float32)
@@ -135,6 +139,19 @@ def test_a_table_that_is_there_is_not_overwritten(name: str, place: str, tmp_pat
     assert len(load_index(tmp_path / "saved")) == 20
     manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text())
     assert (manifest["data"], manifest["options"]["uri"]) == (None, uri)
+
+
+def test_nothing_temporary_is_left(tmp_path: Path) -> None:
+    there = [b.name for b in FLAT.values() if all(importlib.util.find_spec(module) for module in b.needs)]
+    code = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from mmrec.index import build_index\n"
+        "from tests.index.backends import make_vectors\n"
+        "kept = [build_index(name, make_vectors(20)) for name in sys.argv[2:] * 2]\n"
+        "del kept[: len(sys.argv[2:])]\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *there], cwd=ROOT, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_build_leaves_no_table(tmp_path: Path) -> None:
