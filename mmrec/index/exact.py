@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from mmrec.index.folder import save_index
 from mmrec.index.items import Items, check_ids, make_items, read_items
-from mmrec.index.protocol import Deny, Found, Ids, Vectors
+from mmrec.index.protocol import Deny, Found, Ids, IndexOptions, Vectors
 from mmrec.index.request import Request, check_request
-from mmrec.models.contracts import ModelConfig
 from mmrec.rank import top_items
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ MASKS = 16  # filters whose masks are kept
 Mask = NDArray[np.bool_]
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """Exact search has no options."""
 
 
@@ -123,7 +122,7 @@ class ExactIndex:
             block = slice(start, min(start + size, b))
             quick = request.queries[block] @ vectors.T
             if permitted is not None:
-                quick[:, ~permitted] = -np.inf
+                np.copyto(quick, -np.inf, where=~permitted)
             if request.own_deny is not None:
                 for row, denied in zip(quick, request.own_deny[block], strict=True):
                     row[self._places(denied, rows)] = -np.inf

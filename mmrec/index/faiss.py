@@ -6,13 +6,13 @@ Source: Douze et al., "The Faiss library", 2024; HNSW: Malkov and Yashunin, 2018
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from mmrec.errors import ConfigError
@@ -20,9 +20,8 @@ from mmrec.files import atomic_path, write_array
 from mmrec.index.exact import ExactIndex, Mask, score
 from mmrec.index.folder import save_index
 from mmrec.index.items import Items, check_ids, make_items, read_items
-from mmrec.index.protocol import Deny, Found, Ids, Vectors
+from mmrec.index.protocol import Deny, Found, Ids, IndexOptions, Vectors
 from mmrec.index.request import Request, check_request, sort_found
-from mmrec.models.contracts import ModelConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +33,7 @@ GARBAGE = 4  # above one in so many entries dead, the index is made again
 AT_LOADING = {"ef_search", "nprobe", "refine"}  # options that do not shape the index
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """What kind of index, how large and how thorough."""
 
     kind: Literal["flat", "hnsw", "ivfpq"] = Field("hnsw", description="all · a graph · cells and codes")
@@ -89,8 +88,6 @@ class FaissIndex:
         Raises:
             ConfigError: An option is changed that shapes the index.
         """
-        import faiss
-
         shaped = options.model_dump(exclude=AT_LOADING)
         saved = Options(**manifest["options"]).model_dump(exclude=AT_LOADING)
         if shaped != saved:
@@ -98,7 +95,7 @@ class FaissIndex:
                 f"the saved index's {saved}", f"{shaped}", "build the index anew with these options"
             )
         exact = ExactIndex(read_items(folder, manifest["kinds"]))
-        native = faiss.read_index(str(folder / "index.faiss"))
+        native = _faiss().read_index(str(folder / "index.faiss"))
         return cls(exact, options, native, np.load(folder / "entries.npy", allow_pickle=False))
 
     @property
@@ -134,15 +131,15 @@ class FaissIndex:
         return self._complete(request, permitted, found)
 
     def _search_native(self, request: Request, permitted: Mask | None) -> Found:
-        import faiss
-
+        faiss = _faiss()
         longest = max((len(one) for one in request.own_deny), default=0) if request.own_deny else 0
         width = min(request.k * self.options.refine + longest, self.native.ntotal)
-        open_entries = self.rows >= 0
-        if permitted is not None:
-            open_entries &= permitted[self.rows]  # a dead entry's -1 reads the last row, and stays closed
-        bits = np.packbits(open_entries, bitorder="little")
-        selector = None if open_entries.all() else faiss.IDSelectorBitmap(bits)
+        selector = None
+        if permitted is not None or not self.whole:
+            # a dead entry's -1 reads the last row's place, and stays closed
+            may = self.alive if permitted is None else self.alive & permitted[self.rows]
+            bits = np.packbits(may, bitorder="little")
+            selector = faiss.IDSelectorBitmap(bits)
         parameters = self._parameters(width, selector)
         _, entries = self.native.search(request.queries, width, params=parameters)
         rows = np.where(entries >= 0, self.rows[entries], -1)
@@ -155,8 +152,7 @@ class FaissIndex:
         return sort_found(ids, scores, request.k)
 
     def _parameters(self, width: int, selector: Any) -> Any:
-        import faiss
-
+        faiss = _faiss()
         if self.options.kind == "hnsw":
             return faiss.SearchParametersHNSW(sel=selector, efSearch=max(self.options.ef_search, width))
         if self.options.kind == "ivfpq":
@@ -202,8 +198,10 @@ class FaissIndex:
         self._set_rows()
 
     def _set_rows(self) -> None:
-        """Row of each entry in the items, -1 where it is dead."""
+        """Row of each entry in the items, -1 where it is dead; which are alive, and whether all are."""
         self.rows = self.exact.items.rows(self.entries)
+        self.alive = self.rows >= 0
+        self.whole = bool(self.alive.all())
 
     def read(self) -> Items:
         """All items, by ascending id."""
@@ -211,15 +209,19 @@ class FaissIndex:
 
     def save(self, folder: Path) -> None:
         """Write items, entries and FAISS's own file."""
-        import faiss
 
         def write(data: Path) -> None:
             self.exact.items.write(data)
             write_array(data / "entries.npy", self.entries)
             with atomic_path(data / "index.faiss") as temporary:
-                faiss.write_index(self.native, str(temporary))
+                _faiss().write_index(self.native, str(temporary))
 
         save_index(self, folder, self.options.model_dump(), write)
+
+
+def _faiss() -> Any:
+    """The package, without its stubs: they do not know what its Python layer adds."""
+    return importlib.import_module("faiss")
 
 
 def _least(options: Options) -> int:
@@ -227,10 +229,9 @@ def _least(options: Options) -> int:
     return 256 if options.kind == "ivfpq" else 0
 
 
-def _make_native(vectors: NDArray[np.float32], options: Options) -> Any:
+def _make_native(vectors: Vectors, options: Options) -> Any:
     """A trained FAISS index without entries."""
-    import faiss
-
+    faiss = _faiss()
     n, dim = vectors.shape
     if options.kind == "flat":
         return faiss.IndexFlatIP(dim)
@@ -246,7 +247,8 @@ def _make_native(vectors: NDArray[np.float32], options: Options) -> Any:
     if dim % pieces:
         raise ConfigError(f"pieces that divide the {dim} dimensions", f"{pieces}", "choose a divisor")
     nlist = min(options.nlist or int(4 * n**0.5), max(1, n // 39))  # FAISS wants 39 vectors per centroid
-    native = faiss.index_factory(dim, f"IVF{nlist},PQ{pieces}", faiss.METRIC_INNER_PRODUCT)
+    # "np": no polysemous training, which takes most of the time and serves another kind of search
+    native = faiss.index_factory(dim, f"IVF{nlist},PQ{pieces}np", faiss.METRIC_INNER_PRODUCT)
     for clustering in (native.cp, native.pq.cp):
         clustering.seed = options.seed
         clustering.min_points_per_centroid = 1  # else it warns on stderr where there are fewer

@@ -79,6 +79,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "another manifest.json",
             "save the index again with this mmrec",
         )
+    kept = manifest["data"] is None or re.fullmatch(r"data-[0-9]+", manifest["data"])
+    if not kept or not isinstance(manifest["files"], dict) or any("/" in name for name in manifest["files"]):
+        raise DataError(f"the manifest of an index in {folder}", "other entries", "save the index again")
     for name, expected in manifest["files"].items():
         path = folder / manifest["data"] / name
         size = path.stat().st_size if path.is_file() else None

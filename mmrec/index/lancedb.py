@@ -13,15 +13,14 @@ from mmrec.errors import ConfigError
 from mmrec.index.database import DatabaseIndex, as_items, pad_lists, require, table_error
 from mmrec.index.exact import score
 from mmrec.index.items import Items
-from mmrec.index.protocol import Ids, Vectors
+from mmrec.index.protocol import Ids, IndexOptions, Vectors
 from mmrec.index.request import Request
-from mmrec.models.contracts import ModelConfig
 from mmrec.where.translate import column_name, to_lance
 
 TRAINABLE = 256  # items that a product quantiser needs
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """Where the table is, and how it is searched."""
 
     uri: str | None = Field(None, description="folder, s3://… or gs://…; a temporary folder if not given")

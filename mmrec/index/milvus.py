@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,9 +14,8 @@ from pydantic import Field
 from mmrec.errors import ConfigError, DataError
 from mmrec.index.database import BLOCK, DatabaseIndex, as_items, pad_lists, require, table_error
 from mmrec.index.items import Items
-from mmrec.index.protocol import Ids, Vectors
+from mmrec.index.protocol import Ids, IndexOptions, Vectors
 from mmrec.index.request import Request
-from mmrec.models.contracts import ModelConfig
 from mmrec.where.translate import column_name, to_milvus
 
 MAX_BYTES = 65_535  # of a string
@@ -22,7 +23,7 @@ MAX_VALUES = 4_096  # of a list
 MAX_FOUND = 16_384  # items in an answer
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """Where the collection is, and how it is searched."""
 
     uri: str | None = Field(None, description="http://host:port, or a file NAME.db; temporary if not given")
@@ -40,12 +41,13 @@ class MilvusStore:
     def __init__(self, options: Options, dim: int, kinds: Mapping[str, str], *, new: bool) -> None:
         self.pymilvus = require("pymilvus", "milvus")
         self.options, self.dim, self.kinds = options, dim, dict(kinds)
-        self._temporary = None
-        if options.uri is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="mmrec-milvus-", ignore_cleanup_errors=True)
-        place = options.uri or str(Path(self._temporary.name if self._temporary else "") / "items.db")
+        place = options.uri or ""
         if "://" not in place:
-            require("milvus_lite", "milvus")
+            lite = require("milvus_lite.server_manager", "milvus").server_manager_instance
+        if not place:
+            folder = tempfile.mkdtemp(prefix="mmrec-milvus-")
+            place = str(Path(folder) / "items.db")
+            weakref.finalize(self, _clear_away, lite, place, folder)
         self.client = self.pymilvus.MilvusClient(place, **({"token": options.token} if options.token else {}))
         if self.client.has_collection(options.collection) == new:
             raise table_error(place, options.collection, exists=new)
@@ -143,6 +145,12 @@ class MilvusStore:
     def drop(self) -> None:
         """Remove the collection."""
         self.client.drop_collection(self.options.collection)
+
+
+def _clear_away(lite: Any, place: str, folder: str) -> None:
+    """Remove a temporary database; its server first, which would write the folder anew when it ends."""
+    lite.release_server(place)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_lengths(name: str, column: list[Any]) -> None:

@@ -12,15 +12,14 @@ from pydantic import Field
 
 from mmrec.index.database import BLOCK, DatabaseIndex, as_items, pad_lists, require, table_error
 from mmrec.index.items import Items
-from mmrec.index.protocol import Ids, Vectors
+from mmrec.index.protocol import Ids, IndexOptions, Vectors
 from mmrec.index.request import Request
-from mmrec.models.contracts import ModelConfig
 from mmrec.where.translate import column_name, to_qdrant
 
 QUERIES = 100  # in one message
 
 
-class Options(ModelConfig):
+class Options(IndexOptions):
     """Where the collection is, and how it is searched."""
 
     uri: str | None = Field(

@@ -46,11 +46,6 @@ def column_name(attribute: str) -> str:
     return attribute if plain and attribute.lower() not in _RESERVED else f"hex_{attribute.encode().hex()}"
 
 
-def attribute_name(column: str) -> str:
-    """The attribute whose column is ``column``."""
-    return bytes.fromhex(column[4:]).decode() if column.startswith("hex_") else column
-
-
 # --- LanceDB and Milvus: text -------------------------------------------------------------------------------------
 
 
@@ -60,7 +55,7 @@ class _Dialect:
     value: Callable[[Value], str]
     equal: str
     brackets: str
-    contains: str
+    contains: Callable[[str, str], str]
 
 
 def to_lance(filter: Filter) -> str:
@@ -97,7 +92,7 @@ def _leaf(leaf: Compare | IsIn | Contains, name: str, dialect: _Dialect) -> str:
             listed = ", ".join(map(dialect.value, values)).join(dialect.brackets)
             return f"{name} {'not in' if negated else 'in'} {listed}"
         case Contains(value, _, negated):
-            return f"{'not ' if negated else ''}{dialect.contains}({name}, {dialect.value(value)})"
+            return f"{'not ' if negated else ''}{dialect.contains(name, dialect.value(value))}"
 
 
 def _sql_value(value: Value) -> str:
@@ -114,8 +109,20 @@ def _milvus_value(value: Value) -> str:
     return quote(value) if isinstance(value, str) else repr(value)
 
 
-_LANCE = _Dialect(lambda name: f"`{column_name(name)}`", _sql_value, "=", "()", "array_has")
-_MILVUS = _Dialect(column_name, _milvus_value, "==", "[]", "array_contains")
+_LANCE = _Dialect(
+    name=lambda name: f"`{column_name(name)}`",
+    value=_sql_value,
+    equal="=",
+    brackets="()",
+    contains=lambda name, value: f"array_has({name}, {value})",
+)
+_MILVUS = _Dialect(
+    name=column_name,
+    value=_milvus_value,
+    equal="==",
+    brackets="[]",
+    contains=lambda name, value: f"array_contains_any({name}, [{value}])",  # Lite: alone, no negative number
+)
 
 
 # --- Qdrant ------------------------------------------------------------------------------------------------------

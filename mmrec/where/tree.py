@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Value = str | float | bool
 COMPARISONS = ("==", "!=", "<=", ">=", "<", ">")
 KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
-KINDS = ("number", "string", "boolean", "numbers", "strings")  # the last two are lists
 
 
 @dataclass(frozen=True)

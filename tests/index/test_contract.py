@@ -27,6 +27,7 @@ from tests.index.backends import (
 VECTORS, ATTRIBUTES, QUERIES = make_vectors(), make_attributes(), make_vectors(12, seed=1)
 IDS = np.arange(N)
 ALL = np.ones(N, dtype=bool)
+OURS = ("exact", "faiss", "lancedb")  # whose scores are computed by mmrec
 
 
 @pytest.fixture(scope="module", params=BACKENDS, ids=str)
@@ -59,7 +60,10 @@ def test_a_batch_is_its_queries_one_by_one(index: Index) -> None:
     for row, query in enumerate(QUERIES):
         alone = index.search(query[None], 10, where="price > 100")
         np.testing.assert_array_equal(alone.ids[0], whole.ids[row])
-        np.testing.assert_array_equal(alone.scores[0], whole.scores[row])
+        # a server may add up a batch in another order than a single query
+        np.testing.assert_allclose(
+            alone.scores[0], whole.scores[row], rtol=0 if index.backend in OURS else 1e-6
+        )
     assert index.search(QUERIES[:0], 3).ids.shape == (0, 3)
 
 

@@ -26,7 +26,7 @@ TEXTS = [
 NUMBERS = [0.0, -1.5, 3.0, 49.99, 1e-9, 123456789.0, 1.0 - 2.0**53]
 KINDS = {
     "price": "number", "category": "string", "in_stock": "boolean", "colours": "strings", "sizes": "numbers",
-    "Main Category": "string", "or": "number", "größe": "number",
+    "Main Category": "string", "or": "number", "größe": "number", "Price": "string", "order": "number",
 }  # fmt: skip
 _VALUES: dict[str, st.SearchStrategy[Value]] = {
     "number": st.sampled_from(NUMBERS),

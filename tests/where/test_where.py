@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mmrec.errors import ConfigError, DataError, MMRecError
 from mmrec.where import Attributes, Filter, parse
 from mmrec.where.parser import MAX_DEPTH, MAX_LENGTH, MAX_LIST
-from mmrec.where.translate import attribute_name, column_name
+from mmrec.where.translate import column_name
 from mmrec.where.tree import Node
 from tests.where.filters import KINDS, holds, make_table, nodes
 
@@ -64,14 +64,14 @@ def test_meaning(text: str, rows: list[int]) -> None:
     assert np.flatnonzero(parse(text).mask(ITEMS)).tolist() == rows
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(nodes)
 def test_masks_are_those_of_a_reading_row_by_row(node: Node) -> None:
     expected = [holds(node, row) for row in ROWS]
     assert Filter(node).mask(TABLE).tolist() == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(nodes)
 def test_rendered_filters_parse_to_themselves(node: Node) -> None:
     again = parse(str(Filter(node)))
@@ -99,7 +99,7 @@ FRAGMENTS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.one_of(st.text(max_size=60), st.lists(FRAGMENTS, max_size=12).map(" ".join)))
 def test_any_text_is_a_filter_or_an_mmrec_error(text: str) -> None:
     try:
@@ -244,6 +244,5 @@ def test_column_names_need_no_quoting_and_are_different() -> None:
     ]
     columns = [column_name(name) for name in names]
     assert len(set(columns)) == len(names)
-    assert [attribute_name(column) for column in columns] == names
     assert all(column.isascii() and column.isidentifier() for column in columns)
     assert columns[:2] == names[:2]
