@@ -140,7 +140,7 @@ class TestEveryRanker:
 
     def test_loss_falls(self, kind: Any) -> None:
         careful = kind.__name__ == "TransformerDCN"  # its crosses are wide: larger steps make them diverge
-        losses = fit(build(kind, DATA), DATA, epochs=30, lr=0.005 if careful else 0.02)
+        losses = fit(build(kind, DATA), DATA, epochs=30, lr=0.002 if careful else 0.02)
         assert losses[-1] < 0.8 * losses[0]
 
     def test_same_seed_same_bits(self, kind: Any) -> None:
