@@ -305,3 +305,19 @@ class TestRealFiles:
             pairs = pd.DataFrame({"user": np.arange(943), "item": part.test.items})
             times = pairs.merge(dataset.interactions, on=["user", "item"])["timestamp"].to_numpy()
             assert np.array_equal(times, newest.to_numpy())
+
+
+def test_rows_of_users_unknown_to_training_may_be_kept(tmp_path: Path) -> None:
+    dataset = table(tmp_path, timestamp=LATER)
+    shares = {"valid": 0.2, "test": 0.2}
+    split(dataset, "temporal", **shares)
+    split(dataset, "temporal", name="all", unknown_users="keep", **shares)
+    left, kept = stored_labels(dataset), stored_labels(dataset, "all")
+    assert (kept >= 0).all() and (left == -1).any()
+    assert (left[left >= 0] == kept[left >= 0]).all()
+    assert dataset.split("all").manifest["options"]["unknown_users"] == "keep"
+    assert "unknown_users" not in dataset.split().manifest["options"]
+    with pytest.raises(ConfigError, match="temporal"):
+        split(dataset, "leave-one-out", name="b", unknown_users="keep")
+    with pytest.raises(ConfigError, match="'leave-out' or 'keep'"):
+        split(dataset, "temporal", name="b", unknown_users="drop")
