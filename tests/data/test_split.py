@@ -308,8 +308,10 @@ class TestRealFiles:
 
 
 def test_rows_of_users_unknown_to_training_may_be_kept(tmp_path: Path) -> None:
-    dataset = table(tmp_path, timestamp=LATER)
-    shares = {"valid": 0.2, "test": 0.2}
+    users = np.array([0] * 12 + [1, 0, 1, 0])  # user 1 comes last
+    columns = {"user": users, "item": np.arange(16), "timestamp": np.arange(16)}
+    dataset = write_dataset(tmp_path / "late", columns)
+    shares = {"valid": 0.125, "test": 0.125}
     split(dataset, "temporal", **shares)
     split(dataset, "temporal", name="all", unknown_users="keep", **shares)
     left, kept = stored_labels(dataset), stored_labels(dataset, "all")
