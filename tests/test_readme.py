@@ -54,6 +54,7 @@ def test_the_tutorial_runs_from_tables_to_recommendations(
         *["evaluate"] * 3,
         "compare",
         "recommend",
+        "export",
     ]
     for command in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(command))
