@@ -63,7 +63,8 @@ def test_the_tutorial_runs_from_tables_to_recommendations(
         assert exit_status.value.code in (0, None), command
     printed = capsys.readouterr().out
     assert "| freedom" in printed
-    assert len(printed.split("user u1\n")[1].strip().splitlines()) == 5
+    below = printed.split("user u1\n")[1].splitlines()
+    assert [line.startswith("  ") for line in below[:6]] == [True] * 5 + [False]
 
 
 def test_the_python_example_does_the_same(
