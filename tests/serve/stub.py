@@ -43,8 +43,8 @@ def make_items() -> pd.DataFrame:
     ]
     items = pd.DataFrame(rows).set_index("item_id", drop=False)
     items.at["lamp-3", "picture"] = None
-    items.at["clock-4", "title"] = EVIL
-    items.at["mug-4", "title"] = None
+    items.at["clock-2", "title"] = EVIL
+    items.at["mug-3", "title"] = None
     return items
 
 
@@ -94,7 +94,9 @@ class Stub(http.server.ThreadingHTTPServer):
         history = self._history(body["user"])
         found = self._best(body, leave=history)
         for place, entry in enumerate(found):
-            nearest = [{"item": item, "similarity": 0.91 - 0.13 * n} for n, item in enumerate(history[-3:])]
+            turn = place % 5
+            near = history[turn : turn + 3]
+            nearest = [{"item": item, "similarity": 0.91 - 0.013 * place - 0.13 * n} for n, item in enumerate(near)]
             share = round(0.72 - 0.045 * place, 3)
             entry["why"] = {"nearest": nearest, "modalities": {"text": share, "image": 1 - share}}
         return {"items": found, "bundle": "3f9a12c4"}
@@ -115,8 +117,8 @@ class Stub(http.server.ThreadingHTTPServer):
         table = self.items.drop(columns=["picture"])
         if "where" in body:
             table = table[mmrec.where.parse(body["where"]).mask(table)]
-        ids = [item for item in sorted(table.index, key=lambda item: item[::-1]) if item not in leave]
-        best = ids[-1 : -1 - body["k"] : -1]
+        order = (table["price"] * 31 % 17).sort_values(kind="stable").index  # any fixed order that mixes them
+        best = [item for item in order if item not in leave][: body["k"]]
         return [
             {"item": item, "score": 7.31 * 0.88**place, "attributes": self.attributes(item)}
             for place, item in enumerate(best)

@@ -2,121 +2,104 @@
 
 import { pictureOf } from "./service.js";
 
-const number = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 4 });
-const share = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 0 });
-const COLOURS = 6; // c0 … c5 of the style sheet
+const score = new Intl.NumberFormat("en", { minimumSignificantDigits: 4, maximumSignificantDigits: 4 });
+const similarity = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const percent = new Intl.NumberFormat("en", { style: "percent" });
 
-export function make(name, className, ...content) {
+export function make(name, attributes = {}, ...content) {
   const node = document.createElement(name);
-  if (className) node.className = className;
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   node.append(...content);
   return node;
 }
 
+export function button(label, click, className = "") {
+  const node = make("button", { type: "button", class: className }, label);
+  node.addEventListener("click", click);
+  return node;
+}
+
 const waiting = new WeakMap();
-const nearby = new IntersectionObserver(
-  (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      nearby.unobserve(target);
-      waiting.get(target)();
-    }
-  },
-  { rootMargin: "300px" },
-);
+const nearby = new IntersectionObserver((entries) => entries.forEach(fillNear), { rootMargin: "300px" });
+
+function fillNear({ isIntersecting, target }) {
+  if (!isIntersecting) return;
+  nearby.unobserve(target);
+  waiting.get(target)();
+}
 
 /** Picture and linked title of an item, asked for when they come near the screen: a list may be long. */
-function portrait(id, { describe, href, signal }, title = id) {
-  const picture = make("div", "picture");
-  picture.setAttribute("aria-hidden", "true"); // the title beside it says what it is
-  const link = make("a", "", title);
-  link.href = href(id);
-  waiting.set(picture, async () => {
-    try {
-      const item = await describe(id);
-      link.textContent = item.title;
-      if (item.image) picture.replaceChildren(await pictureOf(id, signal));
-    } catch {
-      // the id and the placeholder stay: one item less must not hide the others
-    }
-  });
+function portrait(id, { describe, hrefOf, signal }, title = id) {
+  const picture = make("div", { class: "picture", "aria-hidden": true }); // the title beside it says what it is
+  const link = make("a", { href: hrefOf(id), "data-item": id }, title);
+  const fill = async () => {
+    const item = await describe(id);
+    link.textContent = item.title;
+    if (item.image) picture.replaceChildren(await pictureOf(id, signal));
+  };
+  waiting.set(picture, () => fill().catch(() => {})); // id and placeholder stay: one item must not hide the others
   nearby.observe(picture);
-  return { picture, link };
+  return [picture, link];
 }
 
 /** A row of the history. */
 export function rowOf(id, context) {
-  const { picture, link } = portrait(id, context);
-  return make("li", "row", picture, make("div", "name", link, make("span", "quiet id", id)));
+  const [picture, link] = portrait(id, context);
+  const name = make("div", { class: "name" }, link, make("span", { class: "quiet id" }, id));
+  return make("li", { class: "row" }, picture, name);
 }
 
-/** A recommended or similar item: {item, score, why?}. */
-export function cardOf({ item, score, why }, place, title, context) {
-  const { picture, link } = portrait(item, context, title);
-  picture.append(); // stays empty until the picture is there
-  const card = make("li", "card");
-  card.dataset.item = item;
-  const facts = make("p", "facts", make("span", "quiet id", item), make("span", "score", "score ", make("b", "", number.format(score))));
-  card.append(make("span", "rank", String(place + 1)), picture, make("div", "body", make("h3", "", link), facts, ...whyOf(why, context)));
-  return card;
+/** A recommended or similar item. */
+export function cardOf({ item, score: value, why }, place, title, context) {
+  const [picture, link] = portrait(item, context, title);
+  const worth = make("span", { class: "score" }, "score ", make("b", {}, score.format(value)));
+  const facts = make("p", { class: "facts" }, make("span", { class: "quiet id" }, item), worth);
+  const body = make("div", { class: "body" }, make("h3", {}, link), facts, ...(why ? [whyOf(why, context)] : []));
+  return make("li", { class: "card" }, make("span", { class: "rank" }, place + 1), picture, body);
 }
 
-function whyOf(why, context) {
-  if (!why) return [];
-  const parts = [];
-  if (why.nearest?.length) {
-    const rows = why.nearest.map(({ item, similarity }) => {
-      const { picture, link } = portrait(item, context);
-      return make("li", "", picture, link, make("span", "number", number.format(similarity)));
-    });
-    parts.push(make("h4", "", "Closest in the history"), make("ul", "nearest", ...rows));
-  }
-  const modalities = Object.entries(why.modalities ?? {});
-  if (modalities.length) parts.push(make("h4", "", "Similar in"), make("ul", "shares", ...modalities.map(shareOf)));
-  return [make("div", "why", ...parts)];
+function whyOf({ nearest = [], modalities = {} }, context) {
+  const node = make("div", { class: "why" });
+  const rows = nearest.map(({ item, similarity: value }) =>
+    make("li", {}, ...portrait(item, context), make("span", { class: "number" }, similarity.format(value))),
+  );
+  const shares = Object.entries(modalities ?? {}).map(shareOf);
+  if (rows.length) node.append(make("h4", {}, "Closest in the history"), make("ul", { class: "nearest" }, ...rows));
+  if (shares.length) node.append(make("h4", {}, "Similar in"), make("ul", { class: "shares" }, ...shares));
+  return node;
 }
 
 function shareOf([name, value], place) {
-  const bar = make("span", `bar c${place % COLOURS}`);
+  const bar = make("span", { class: `bar c${place % 6}` });
   bar.style.setProperty("--share", Math.min(Math.max(value, 0), 1));
-  return make("li", "", make("span", "name", name), make("span", "track", bar), make("span", "number", share.format(value)));
+  const number = make("span", { class: "number" }, percent.format(value));
+  return make("li", {}, make("span", {}, name), make("span", { class: "track" }, bar), number);
 }
 
-/** Cards that hold the place of those to come, so that nothing jumps. */
+/** Cards that hold the place of those to come. */
 export function blanks(count) {
-  return Array.from({ length: Math.max(0, Math.min(count, 12)) }, () => {
-    const node = make("li", "card blank", make("div", "picture"), make("div", "body", make("div", "line"), make("div", "line short")));
-    node.setAttribute("aria-hidden", "true");
-    return node;
-  });
+  const parts = () => ["picture", "line", "line short"].map((name) => make("div", { class: name }));
+  const card = () => make("li", { class: "card blank", "aria-hidden": true }, ...parts());
+  return Array.from({ length: Math.max(0, Math.min(count, 12)) }, card);
 }
 
 /** Picture, title and attributes of one item. */
-export function profileOf(id, item, signal) {
-  const picture = make("div", "picture large");
-  picture.setAttribute("aria-hidden", "true");
-  if (item.image) pictureOf(id, signal).then((image) => picture.replaceChildren(image), () => {});
-  const facts = Object.entries(item.attributes)
-    .filter(([name, value]) => name !== "image" && value !== null && value !== "" && value !== item.title)
-    .map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", textOf(value))));
-  return [picture, make("p", "name", item.title), make("dl", "attributes", ...facts)];
+export function profileOf(id, { title, attributes, image }, signal) {
+  const picture = make("div", { class: "picture large", "aria-hidden": true });
+  if (image) pictureOf(id, signal).then((node) => picture.append(node)).catch(() => {}); // the placeholder stays
+  const others = Object.entries(attributes).filter(([, value]) => ![null, title].includes(value));
+  return [picture, make("p", { class: "name" }, title), make("dl", { class: "attributes" }, ...others.map(factOf))];
 }
 
-function textOf(value) {
-  const text = Array.isArray(value) ? value.join(", ") : String(value);
-  return text.length > 300 ? `${text.slice(0, 300).trimEnd()}…` : text;
+function factOf([name, value]) {
+  return make("div", {}, make("dt", {}, name), make("dd", {}, [value].flat().join(", ")));
 }
 
-/** What was expected, what was found and what to do; `again` adds a button. */
-export function problemOf({ expected, found, step, wait }, again) {
-  const lines = { expected, found, do: step };
-  const parts = Object.entries(lines).map(([name, text]) => make("div", "", make("dt", "", name), make("dd", "", String(text ?? ""))));
-  const node = make("div", "problem", make("dl", "", ...parts));
-  if (again) {
-    const button = make("button", "", "Try again");
-    button.type = "button";
-    button.addEventListener("click", again);
-    node.append(make("p", "", button, wait ? make("span", "quiet", ` The service asks for ${wait} s of patience.`) : ""));
-  }
+/** What was expected, what was found and what to do; `again` adds a button for what may pass by itself. */
+export function problemOf({ expected, found, step, status, wait }, again) {
+  const lines = Object.entries({ expected, found, do: step }).map(factOf);
+  const node = make("div", { class: "problem" }, make("dl", {}, ...lines));
+  const passing = status === 0 || status >= 500;
+  if (again && passing) node.append(make("p", {}, button("Try again", again), wait ? ` after ${wait} s` : ""));
   return node;
 }

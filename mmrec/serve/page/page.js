@@ -1,24 +1,24 @@
 // What is shown follows from the address: #user=… or #item=… with k and where, so that reload, back and links work.
 
-import { blanks, cardOf, make, problemOf, profileOf, rowOf } from "./elements.js";
+import { blanks, button, cardOf, make, problemOf, profileOf, rowOf } from "./elements.js";
 import { offer } from "./search.js";
 import { ask, currentKey, describer, Problem, titleOf, useKey } from "./service.js";
 
 const DEFAULT_K = 10;
-const FIRST_HISTORY = 12; // rows shown before the button that shows all
+const countOf = (items) => `${items.length} ${items.length === 1 ? "item" : "items"}`;
 const at = (id) => document.getElementById(id);
 const fields = { query: at("query"), k: at("k"), where: at("where"), key: at("key") };
-
-let info = Promise.resolve({}); // settled again whenever the key changes
-let request = new AbortController(); // of the list on its way; a newer one aborts it
-let about = new AbortController(); // of what stands beside it, which outlives a change of k and filter
-let shown = { kind: null, id: null };
-let edited = null; // the field changed since the last good answer: where an error of input belongs
-let depth = 0; // pages of ours behind this one: whether there is a way back
-
+const quiet = (text) => make("p", { class: "quiet" }, text);
+const hrefOf = (item) => hashOf({ kind: "item", id: item });
+const contextOf = (signal) => ({ describe: describer(info, signal), hrefOf, signal });
 const announce = (text) => (at("live").textContent = text);
 
-// --- the address ---
+let info = Promise.resolve({}); // what the service says about itself
+let request = new AbortController(); // of the list on its way; the next one aborts it
+let about = new AbortController(); // of what stands beside the list, which outlives a change of k and filter
+let shown = {};
+let edited = null; // the field changed since the last good answer: where an error of input belongs
+let depth = history.state?.depth ?? 0; // entries of ours behind this one: whether there is a way back
 
 function readView() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -27,78 +27,66 @@ function readView() {
   return { kind, id: given.get(kind), k: Number.isInteger(k) ? k : DEFAULT_K, where: given.get("where") ?? "" };
 }
 
-function hashOf({ kind, id, k, where }) {
+function hashOf(change) {
+  const { kind, id, k, where } = { ...readView(), ...change };
   const given = new URLSearchParams(kind ? { [kind]: id } : {});
   if (k !== DEFAULT_K) given.set("k", k);
   if (where) given.set("where", where);
   return `#${given}`;
 }
 
-function go(change) {
-  location.hash = hashOf({ ...readView(), ...change });
-}
-
 /** Another k or filter replaces the entry: back leads to the list before, not through every value tried. */
 function apply(field) {
-  const k = fields.k.value === "" ? DEFAULT_K : Number(fields.k.value);
-  const view = { ...readView(), k, where: fields.where.value.trim() };
-  if (hashOf(view) === hashOf(readView())) return;
   edited = field;
-  history.replaceState(history.state, "", hashOf(view));
+  const change = { k: Number(fields.k.value || DEFAULT_K), where: fields.where.value.trim() };
+  history.replaceState(history.state, "", hashOf(change));
+  for (const link of at("about-content").querySelectorAll("a")) link.href = hrefOf(link.dataset.item); // stay in step
   show();
 }
 
-// --- showing ---
-
-async function show({ arriving = false } = {}) {
+/** Show what the address says; `moved` when a link or the back button led here, and the focus has to follow. */
+async function show({ moved = false } = {}) {
   request.abort();
   request = new AbortController();
-  const view = readView();
-  const before = shown;
+  const { signal } = request;
+  const [view, before] = [readView(), shown];
   const changed = view.kind !== before.kind || view.id !== before.id;
-  shown = { kind: view.kind, id: view.id };
-  fill(view);
+  shown = view;
+  [fields.query.value, fields.k.value, fields.where.value] = [view.id ?? "", view.k, view.where];
   clearProblems();
   at("start").hidden = view.kind !== null;
   at("view").hidden = view.kind === null;
   document.title = view.kind ? `${view.id} – mmrec` : "mmrec";
-  if (changed) about.abort();
-  if (!view.kind) return showStart();
   if (changed) prepare(view);
-  if (changed && arriving) at("list-title").focus({ preventScroll: true });
-  await showList(view, request.signal);
-  if (changed && arriving) returnTo(before.id);
-}
-
-function fill({ kind, id, k, where }) {
-  if (kind) fields.query.value = id;
-  fields.k.value = k;
-  fields.where.value = where;
+  if (!view.kind) return showExamples(signal);
+  if (changed && moved) at("list-title").focus({ preventScroll: true });
+  await showList(view, signal);
+  if (signal.aborted || document.activeElement !== at("list-title")) return;
+  at("cards").querySelector(`h3 [data-item="${CSS.escape(before.id)}"]`)?.focus(); // back at the card that was left
 }
 
 function prepare(view) {
+  about.abort();
   about = new AbortController();
+  scrollTo(0, 0);
+  if (!view.kind) return;
   at("back").hidden = depth === 0;
-  at("view").classList.remove("alone");
-  at("list-title").textContent = view.kind === "user" ? `Recommended for ${view.id}` : `Similar to ${view.id}`;
+  at("list-title").textContent = `${view.kind === "user" ? "Recommended for" : "Similar to"} ${view.id}`;
   at("summary").textContent = "Loading…";
   at("cards").replaceChildren(...blanks(view.k));
+  at("view").classList.remove("alone");
   at("about-title").textContent = view.kind === "user" ? "History" : "Item";
-  at("about-content").replaceChildren(make("p", "quiet", "Loading…"));
+  at("about-content").replaceChildren(quiet("Loading…"));
   showAbout(view, about.signal);
-  scrollTo(0, 0);
 }
 
-const contextOf = (signal) => ({ describe: describer(info, signal), signal, href: (id) => hashOf({ ...readView(), kind: "item", id }) });
-
 async function showList(view, signal) {
+  const body = { [view.kind]: view.id, k: view.k, attributes: true, ...(view.where && { where: view.where }) };
+  const [path, more] = view.kind === "user" ? ["recommend", { explain: true }] : ["similar", {}];
   at("list").setAttribute("aria-busy", "true");
   try {
-    const body = { [view.kind]: view.id, k: view.k, attributes: true };
-    if (view.where) body.where = view.where;
-    if (view.kind === "user") body.explain = true;
-    const answer = await ask(view.kind === "user" ? "recommend" : "similar", { body, signal });
-    const { attributes: kinds = {} } = await info;
+    const answer = await ask(path, { body: { ...body, ...more }, signal });
+    const { attributes: kinds } = await info;
     signal.throwIfAborted();
     edited = null;
     drawList(view, answer, kinds, signal);
@@ -109,162 +97,115 @@ async function showList(view, signal) {
   }
 }
 
-function drawList(view, { items, bundle }, kinds, signal) {
+function drawList({ where }, { items, bundle }, kinds, signal) {
   const context = contextOf(signal);
-  const cards = items.map((entry, place) => cardOf(entry, place, titleOf(entry.item, entry.attributes, kinds), context));
-  at("cards").replaceChildren(...cards);
-  const count = `${items.length} ${items.length === 1 ? "item" : "items"}`;
-  const filter = view.where ? ` where ${view.where}` : "";
-  const none = view.where ? "No item passes the filter." : "The service has no item to show here.";
-  at("summary").textContent = items.length ? `${count}${filter} · bundle ${bundle}` : none;
-  announce(items.length ? `${count}: ${at("list-title").textContent}` : none);
+  const title = ({ item, attributes }) => titleOf(item, attributes, kinds);
+  at("view").classList.remove("alone");
+  at("cards").replaceChildren(...items.map((entry, place) => cardOf(entry, place, title(entry), context)));
+  const none = where ? `No item passes the filter ${where}` : "There is no item to show.";
+  at("summary").textContent = items.length ? `${countOf(items)}${where && ` where ${where}`} · bundle ${bundle}` : none;
+  announce(items.length ? `${at("list-title").textContent}: ${countOf(items)}` : none);
 }
 
-async function showAbout(view, signal) {
+async function showAbout({ kind, id }, signal) {
   const context = contextOf(signal);
   try {
-    const content = view.kind === "user" ? await historyOf(view.id, context) : await itemOf(view.id, context);
+    const content = await (kind === "user" ? historyOf(id, context) : itemOf(id, context));
     if (!signal.aborted) at("about-content").replaceChildren(...content);
   } catch (error) {
-    if (!signal.aborted) at("about-content").replaceChildren(make("p", "quiet", `Not there: ${error.message}`));
+    if (!signal.aborted) at("about-content").replaceChildren(quiet(`Not there: ${error.message}`));
   }
 }
 
 async function itemOf(id, { describe, signal }) {
   const item = await describe(id);
-  if (!signal.aborted) at("list-title").textContent = `Similar to ${item.title}`;
+  signal.throwIfAborted();
+  at("list-title").textContent = `Similar to ${item.title}`;
   return profileOf(id, item, signal);
 }
 
 async function historyOf(id, context) {
-  const { history: items } = await ask(`users/${encodeURIComponent(id)}`, context);
-  if (!items.length) return [make("p", "quiet", "No history in this bundle.")];
-  const newest = items.toReversed();
-  const list = make("ol", "rows", ...newest.slice(0, FIRST_HISTORY).map((item) => rowOf(item, context)));
-  const note = make("p", "quiet", `${items.length === 1 ? "1 item" : `${items.length} items, newest first`}`);
-  if (newest.length <= FIRST_HISTORY) return [note, list];
-  const more = make("button", "plain", `Show all ${newest.length}`);
-  more.type = "button";
-  more.addEventListener("click", () => {
-    const rest = newest.slice(FIRST_HISTORY).map((item) => rowOf(item, context));
-    list.append(...rest);
-    more.remove();
-    rest[0].querySelector("a").focus(); // the button that had it is gone
-  });
-  return [note, list, more];
+  const { history: oldestFirst } = await ask(`users/${encodeURIComponent(id)}`, context);
+  const rows = oldestFirst.toReversed().map((item) => rowOf(item, context));
+  const note = rows.length ? `${countOf(rows)}, newest first` : "Empty";
+  return [quiet(note), make("ol", { class: "rows" }, ...rows)];
 }
 
-async function showStart() {
-  document.body.classList.remove("busy");
-  at("examples").replaceChildren();
-  const { signal } = request;
-  try {
-    const { results } = await ask("search?q=&kind=user&limit=6", { signal });
-    const links = results.map(({ id }) => Object.assign(make("a", "example", id), { href: hashOf({ ...readView(), kind: "user", id }) }));
-    if (links.length && !signal.aborted) at("examples").append(make("p", "quiet", "For example"), make("p", "", ...links));
-  } catch (error) {
-    if (!signal.aborted && error.status === 401) fail(error, readView());
-  }
+async function showExamples(signal) {
+  const { results = [] } = await ask("search?q=&kind=user&limit=6", { signal }).catch(() => ({})); // no need, a nicety
+  if (signal.aborted || !results.length) return;
+  const links = results.map(({ id }) => make("a", { class: "example", href: hashOf({ kind: "user", id }) }, id));
+  at("examples").replaceChildren(quiet("For example"), make("p", {}, ...links));
 }
-
-/** After following a link or going back: the card left before if it is here, else the heading, so that Tab goes on there. */
-function returnTo(item) {
-  const link = item && at("cards").querySelector(`[data-item="${CSS.escape(item)}"] h3 a`);
-  link?.focus();
-}
-
-// --- problems ---
 
 function clearProblems() {
-  for (const name of Object.keys(fields)) {
-    at(`${name}-problem`).replaceChildren();
-    fields[name].removeAttribute("aria-invalid");
-  }
-  at("list-problem").replaceChildren();
+  for (const name of [...Object.keys(fields), "list"]) at(`${name}-problem`).replaceChildren();
+  for (const field of Object.values(fields)) field.removeAttribute("aria-invalid");
 }
 
-/** Put an error beside the field it speaks of, or in the place of the list. */
-function fail(error, view) {
+/** Put an error beside the field it speaks of, where the results before may stay, or else in the place of the list. */
+function fail(error, { where }) {
   if (!(error instanceof Problem)) throw error;
-  if (error.status === 401) at("access").open = true;
-  const field = fieldOf(error, view);
-  if (field) fields[field].setAttribute("aria-invalid", "true");
-  const place = field ?? "list";
-  at(`${place}-problem`).replaceChildren(problemOf(error, field ? null : () => show()));
-  if (at("cards").querySelector(".blank") || !field) clearList(field);
-}
-
-function fieldOf({ status }, view) {
-  if (status === 401) return "key";
-  if (status !== 400) return null;
-  return edited ?? (view.where ? "where" : null);
-}
-
-/** Old results stay beside a mistyped filter; where there are none, nothing pretends to load. */
-function clearList(field) {
+  const field = { 400: edited ?? (where ? "where" : null), 401: "key" }[error.status] ?? null;
+  if (field === "key") at("access").open = true;
+  fields[field]?.setAttribute("aria-invalid", "true");
+  at(`${field ?? "list"}-problem`).replaceChildren(problemOf(error, restart));
+  if (field && !at("cards").querySelector(".blank")) return;
   at("cards").replaceChildren();
   at("summary").textContent = field ? "Nothing to show yet." : "";
-  at("view").classList.toggle("alone", !field);
+  at("view").classList.toggle("alone", !["k", "where"].includes(field));
 }
 
-// --- wiring ---
-
-async function findOptions(text, signal) {
-  at("query-problem").replaceChildren();
-  const kinds = ["user", "item"].map((kind) => ask(`search?${new URLSearchParams({ q: text, kind, limit: 8 })}`, { signal }));
-  return (await Promise.all(kinds)).flatMap(({ results }) => results);
-}
-
-function loadInfo() {
-  const loading = ask("info");
-  info = loading.catch(() => ({})); // a list without /info is still a list
-  loading.then(drawInfo, (error) => error.status === 401 && fail(error, readView()));
-}
-
-function drawInfo({ model, dataset, items, users, attributes = {} }) {
-  const count = (value) => Number(value).toLocaleString("en");
-  at("facts").textContent = `${model} on ${dataset} · ${count(users)} users · ${count(items)} items`;
-  const names = Object.keys(attributes).slice(0, 12).flatMap((name) => [make("code", "", name), " "]);
-  at("where-help").replaceChildren(...(names.length ? ["Attributes: ", ...names] : []));
-}
-
-function start() {
-  offer({
-    input: fields.query,
-    popup: at("suggestions"),
-    list: at("options"),
-    nothing: at("nothing"),
-    find: findOptions,
-    choose: ({ kind, id }) => go({ kind, id }),
-    failed: (error) => at("query-problem").replaceChildren(problemOf(error)),
-    announce,
-  });
-  fields.k.addEventListener("change", () => apply("k"));
-  fields.where.addEventListener("change", () => apply("where"));
-  at("controls").addEventListener("submit", (event) => event.preventDefault()); // leaving the field has applied it
-  at("back").firstElementChild.addEventListener("click", () => history.back());
-  at("skip").addEventListener("click", (event) => {
-    event.preventDefault(); // its address would replace the one of the list
-    at("results").focus();
-  });
-  fields.key.value = currentKey();
-  at("key-form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    useKey(fields.key.value);
-    at("access").open = false;
-    shown = { kind: null, id: null };
-    loadInfo();
-    show();
-  });
-  addEventListener("popstate", () => {
-    depth = history.state?.depth ?? depth + 1;
-    history.replaceState({ depth }, "");
-    show({ arriving: document.activeElement !== fields.query }); // who searches goes on searching
-  });
-  depth = history.state?.depth ?? 0;
-  history.replaceState({ depth }, "");
+function restart() {
+  shown = {};
   loadInfo();
   show();
 }
 
-start();
+async function findOptions(text, signal) {
+  at("query-problem").replaceChildren();
+  const search = (kind) => ask(`search?${new URLSearchParams({ q: text, kind, limit: 8 })}`, { signal });
+  try {
+    return (await Promise.all([search("user"), search("item")])).flatMap(({ results }) => results);
+  } catch (error) {
+    if (!signal.aborted) at("query-problem").replaceChildren(problemOf(error));
+    return null;
+  }
+}
+
+function loadInfo() {
+  const loading = ask("info");
+  info = loading.catch(() => ({})); // a list without it is still a list
+  loading.then(drawInfo, (error) => error.status === 401 && fail(error, readView()));
+}
+
+function drawInfo({ model, dataset, items, users, attributes = {} }) {
+  const counts = `${users.toLocaleString("en")} users · ${items.toLocaleString("en")} items`;
+  at("facts").textContent = `${model} on ${dataset} · ${counts}`;
+  const names = Object.keys(attributes).slice(0, 12).flatMap((name) => [make("code", {}, name), " "]);
+  at("where-help").replaceChildren(...(names.length ? ["Attributes: ", ...names] : []));
+}
+
+offer({ find: findOptions, choose: (option) => (location.hash = hashOf(option)), announce });
+fields.k.addEventListener("change", () => apply("k"));
+fields.where.addEventListener("change", () => apply("where"));
+at("controls").addEventListener("submit", (event) => event.preventDefault()); // changes are applied by then
+at("back").append(button("Back", () => history.back(), "plain"));
+at("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // its address would replace that of the list
+  at("results").focus();
+});
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(fields.key.value);
+  at("access").open = false;
+  restart();
+});
+addEventListener("popstate", () => {
+  depth = history.state?.depth ?? depth + 1; // a followed link comes without a state
+  history.replaceState({ depth }, "");
+  show({ moved: document.activeElement !== fields.query }); // who searches goes on searching
+});
+fields.key.value = currentKey();
+history.replaceState({ depth }, "");
+restart();

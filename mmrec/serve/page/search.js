@@ -6,88 +6,72 @@ const PAUSE = 120; // milliseconds without a key before the service is asked
 const GROUPS = { user: "Users", item: "Items" };
 
 /**
- * Make a field offer what `find(text, signal)` finds as [{kind, id, title}].
- * `choose(option)` is called with the one taken, `failed(error)` when the search failed, `announce(text)` with news.
+ * Make the field offer what `find(text, signal)` finds as [{kind, id, title}], users first, or null where it failed.
+ * `choose(option)` is called with the one taken, `announce(text)` with news for who cannot see the list.
  */
-export function offer({ input, popup, list, nothing, find, choose, failed, announce }) {
-  let found = { text: null, options: [] };
+export function offer({ find, choose, announce }) {
+  const [input, popup, list, nothing] = document.querySelectorAll("#query, #suggestions, #options, #nothing");
+  let found = { text: null, options: [], nodes: [] };
   let active = -1;
   let request = new AbortController();
   let timer = 0;
 
-  const isOpen = () => input.getAttribute("aria-expanded") === "true";
-
-  function close() {
-    clearTimeout(timer);
-    request.abort();
-    popup.hidden = true;
-    input.setAttribute("aria-expanded", "false");
-    setActive(-1);
+  function setActive(index) {
+    found.nodes[active]?.setAttribute("aria-selected", "false");
+    active = index;
+    found.nodes[active]?.setAttribute("aria-selected", "true");
+    found.nodes[active]?.scrollIntoView({ block: "nearest" });
+    input.setAttribute("aria-activedescendant", found.nodes[active]?.id ?? "");
   }
 
-  function setActive(index) {
-    active = index;
-    const nodes = [...list.querySelectorAll("[role=option]")];
-    nodes.forEach((node, place) => node.setAttribute("aria-selected", String(place === index)));
-    if (index < 0) return input.removeAttribute("aria-activedescendant");
-    input.setAttribute("aria-activedescendant", nodes[index].id);
-    return nodes[index].scrollIntoView({ block: "nearest" });
+  function stop() {
+    clearTimeout(timer);
+    request.abort();
+    request = new AbortController();
+  }
+
+  function close() {
+    stop();
+    setActive(-1);
+    popup.hidden = true;
+    input.setAttribute("aria-expanded", "false");
+  }
+
+  /** Ask for what the field holds and show it; false where there is nothing, or a newer text took over. */
+  async function search() {
+    stop();
+    const { signal } = request;
+    const text = input.value.trim();
+    const options = await find(text, signal);
+    if (signal.aborted) return false;
+    setActive(-1);
+    const nodes = (options ?? []).map((option, place) => optionNode(option, place, () => take(option)));
+    found = { text, options: options ?? [], nodes };
+    list.replaceChildren(...groupsOf(found));
+    nothing.textContent = options?.length === 0 ? `Nothing found for “${text}”.` : "";
+    popup.hidden = false;
+    input.setAttribute("aria-expanded", String(nodes.length > 0));
+    announce(nodes.length ? `${nodes.length} found, use the arrow keys` : nothing.textContent);
+    return nodes.length > 0;
+  }
+
+  async function move(step) {
+    if ((popup.hidden || !found.nodes.length) && !(await search())) return;
+    const count = found.nodes.length;
+    setActive(active < 0 && step < 0 ? count - 1 : (active + step + count) % count);
+  }
+
+  /** Take the active option, else the one with this id, else the first; who presses Enter at once need not wait. */
+  async function accept() {
+    const text = input.value.trim();
+    if (active < 0 && (!text || ((popup.hidden || found.text !== text) && !(await search())))) return;
+    const option = found.options[active] ?? found.options.find(({ id }) => id === text) ?? found.options[0];
+    if (option) take(option);
   }
 
   function take(option) {
     close();
-    input.value = option.id;
-    found = { text: null, options: [] };
     choose(option);
-  }
-
-  function draw() {
-    list.replaceChildren(...groupsOf(found.options, take));
-    nothing.hidden = found.options.length > 0;
-    nothing.textContent = `Nothing found for “${found.text}”.`;
-    popup.hidden = false;
-    input.setAttribute("aria-expanded", String(found.options.length > 0));
-    setActive(-1);
-    const { length } = found.options;
-    announce(length ? `${length} found, use the arrow keys` : nothing.textContent);
-  }
-
-  /** Ask for what the field holds; false when there is nothing to show, or a newer text took over. */
-  async function search() {
-    clearTimeout(timer);
-    request.abort();
-    request = new AbortController();
-    const { signal } = request;
-    const text = input.value.trim();
-    try {
-      const options = await find(text, signal);
-      if (signal.aborted) return false;
-      found = { text, options: Object.keys(GROUPS).flatMap((kind) => options.filter((option) => option.kind === kind)) };
-      draw();
-      return found.options.length > 0;
-    } catch (error) {
-      if (signal.aborted) return false;
-      list.replaceChildren();
-      nothing.hidden = true;
-      popup.hidden = false;
-      failed(error);
-      return false;
-    }
-  }
-
-  async function move(step) {
-    if (!isOpen() && !(await search())) return;
-    const count = found.options.length;
-    setActive(active < 0 && step < 0 ? count - 1 : (active + step + count) % count);
-  }
-
-  /** Take the active option, else the one with exactly this id, else the first. Who types and presses Enter need not wait. */
-  async function accept() {
-    if (active >= 0) return take(found.options[active]);
-    const text = input.value.trim();
-    if (!text || (found.text !== text && !(await search()))) return undefined;
-    const option = found.options.find(({ id }) => id === text) ?? found.options[0];
-    return option && take(option);
   }
 
   const keys = {
@@ -102,34 +86,26 @@ export function offer({ input, popup, list, nothing, find, choose, failed, annou
     keys[event.key]();
   });
   input.addEventListener("input", () => {
+    setActive(-1); // what was active belongs to the text before
     clearTimeout(timer);
     if (input.value.trim()) timer = setTimeout(search, PAUSE);
     else close();
   });
   input.addEventListener("blur", close);
-  popup.addEventListener("pointerdown", (event) => event.preventDefault()); // or the field loses focus before the click
+  popup.addEventListener("pointerdown", (event) => event.preventDefault()); // or the field is left before the click
 }
 
-function groupsOf(options, take) {
-  const nodes = options.map((option, place) => optionNode(option, place, take));
+function groupsOf({ options, nodes }) {
   return Object.entries(GROUPS).flatMap(([kind, label]) => {
     const members = nodes.filter((_, place) => options[place].kind === kind);
-    if (!members.length) return [];
-    const heading = make("div", "group", label);
-    heading.id = `group-${kind}`;
-    const group = make("div", "", heading, ...members);
-    group.setAttribute("role", "group");
-    group.setAttribute("aria-labelledby", heading.id);
-    return [group];
+    const heading = make("div", { class: "group", "aria-hidden": true }, label);
+    return members.length ? [make("div", { role: "group", "aria-label": label }, heading, ...members)] : [];
   });
 }
 
-function optionNode(option, place, take) {
-  const node = make("div", "option", make("span", "name", option.title || option.id));
-  if (option.title) node.append(" ", make("span", "quiet", option.id));
-  node.id = `option-${place}`;
-  node.setAttribute("role", "option");
-  node.setAttribute("aria-selected", "false");
-  node.addEventListener("click", () => take(option));
+function optionNode({ id, title }, place, take) {
+  const node = make("div", { class: "option", role: "option", id: `option-${place}`, "aria-selected": false });
+  node.append(make("span", {}, title || id), " ", make("span", { class: "quiet" }, title ? id : ""));
+  node.addEventListener("click", take);
   return node;
 }
