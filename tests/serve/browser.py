@@ -121,9 +121,10 @@ class Tab:
         return result["result"].get("value")
 
     def until(self, expression: str) -> Any:
-        """The value of an expression once it is true."""
+        """The value of an expression once it is true, or true for an element; what throws is not true yet."""
         deadline = time.monotonic() + PATIENCE
-        while not (value := self.js(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()")):
+        kept = f"const value = {expression}; return value instanceof Element || value"
+        while not (value := self.js(f"(() => {{ try {{ {kept} }} catch {{ return null }} }})()")):
             assert time.monotonic() < deadline, f"never true: {expression}\n{self.js('document.body.innerText')}"
             time.sleep(0.02)
         return value
@@ -165,8 +166,9 @@ class Tab:
         named = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
         self.call("Emulation.setEmulatedMedia", features=named)
 
-    def screenshot(self, to: Path) -> None:
-        to.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self) -> bytes:
+        """A PNG file of what is on the screen."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 
 @contextlib.contextmanager

@@ -92,6 +92,8 @@ class Stub(http.server.ThreadingHTTPServer):
 
     def recommend(self, body: dict[str, Any]) -> dict[str, Any]:
         history = self._history(body["user"])
+        if not history:
+            raise MMRecError("users with items in the training split, or histories with items", "none", "ask others")
         found = self._best(body, leave=history)
         for place, entry in enumerate(found):
             turn = place % 5

@@ -102,15 +102,14 @@ function drawList({ where }, { items, bundle }, kinds, signal) {
   const title = ({ item, attributes }) => titleOf(item, attributes, kinds);
   at("view").classList.remove("alone");
   at("cards").replaceChildren(...items.map((entry, place) => cardOf(entry, place, title(entry), context)));
-  const none = where ? `No item passes the filter ${where}` : "There is no item to show.";
-  at("summary").textContent = items.length ? `${countOf(items)}${where && ` where ${where}`} · bundle ${bundle}` : none;
-  announce(items.length ? `${at("list-title").textContent}: ${countOf(items)}` : none);
+  const summary = `${items.length ? countOf(items) : "No item"}${where && ` where ${where}`}`;
+  at("summary").textContent = `${summary} · bundle ${bundle}`;
+  announce(`${at("list-title").textContent}: ${summary}`);
 }
 
 async function showAbout({ kind, id }, signal) {
-  const context = contextOf(signal);
   try {
-    const content = await (kind === "user" ? historyOf(id, context) : itemOf(id, context));
+    const content = await (kind === "user" ? historyOf : itemOf)(id, contextOf(signal));
     if (!signal.aborted) at("about-content").replaceChildren(...content);
   } catch (error) {
     if (!signal.aborted) at("about-content").replaceChildren(quiet(`Not there: ${error.message}`));
