@@ -125,7 +125,9 @@ class Tab:
         deadline = time.monotonic() + PATIENCE
         kept = f"const value = {expression}; return value instanceof Element || value"
         while not (value := self.js(f"(() => {{ try {{ {kept} }} catch {{ return null }} }})()")):
-            assert time.monotonic() < deadline, f"never true: {expression}\n{self.js('document.body.innerText')}"
+            assert time.monotonic() < deadline, (
+                f"never true: {expression}\n{self.js('document.body.innerText')}"
+            )
             time.sleep(0.02)
         return value
 
@@ -159,11 +161,14 @@ class Tab:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def resize(self, width: int, height: int) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def prefer(self, **features: str) -> None:
         """Media features such as ``color_scheme="dark"``."""
-        named = [{"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()]
+        named = [
+            {"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()
+        ]
         self.call("Emulation.setEmulatedMedia", features=named)
 
     def screenshot(self) -> bytes:

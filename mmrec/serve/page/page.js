@@ -54,8 +54,7 @@ async function show({ moved = false } = {}) {
   shown = view;
   [fields.query.value, fields.k.value, fields.where.value] = [view.id ?? "", view.k, view.where];
   clearProblems();
-  at("start").hidden = view.kind !== null;
-  at("view").hidden = view.kind === null;
+  [at("start").hidden, at("view").hidden] = [view.kind !== null, view.kind === null];
   document.title = view.kind ? `${view.id} – mmrec` : "mmrec";
   if (changed) prepare(view);
   if (!view.kind) return showExamples(signal);

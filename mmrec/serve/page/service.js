@@ -64,8 +64,7 @@ export async function pictureOf(id, signal) {
   const path = `${itemPath(id)}/image`;
   if (!currentKey()) {
     const image = Object.assign(new Image(), { alt: "", src: path });
-    await image.decode();
-    return image;
+    return image.decode().then(() => image);
   }
   // an <img> cannot send the key, and the page's security policy forbids blob: addresses; a canvas needs neither
   const bitmap = await createImageBitmap(await (await send(path, { signal })).blob());
