@@ -61,7 +61,7 @@ def tab(browser: Browser, service: Stub) -> Iterator[Tab]:
 
 def show(tab: Tab, service: Stub, address: str = "") -> None:
     tab.open(f"{service.url}{address}")
-    tab.until(f"{LIST} > 0")
+    tab.until(f"{LIST} > 0 && document.querySelector('.row, .large')")
 
 
 def titles(tab: Tab) -> list[str]:
@@ -91,6 +91,7 @@ def test_search_with_the_keyboard_shows_history_beside_recommendations(tab: Tab,
     assert focused(tab) == "query"  # who searches goes on searching
     assert tab.text("#live") == "Recommended for ada: 10 items"
     assert tab.texts(f"{CARDS} .score")[:2] == ["score 7.310", "score 6.433"]
+    tab.until("document.querySelector('.row')")
     assert tab.texts(".row .id") == service.users["ada"][::-1]
     assert tab.until("document.querySelectorAll('.row img').length >= 7")
     assert tab.texts(".card:first-child .shares li") == ["text\n72%", "image\n28%"]
@@ -145,8 +146,10 @@ def test_k_and_filter_change_the_list_and_not_the_way_back(tab: Tab, service: St
         "3",
         'category == "mug"',
     ]
-    row = tab.js("document.querySelector('.row a').hash")
-    assert row == "#item=clock-1&k=3&where=category+%3D%3D+%22mug%22"
+    assert (
+        tab.until("document.querySelector('.row a').hash")
+        == "#item=clock-1&k=3&where=category+%3D%3D+%22mug%22"
+    )
 
 
 def test_errors_of_input_stand_beside_their_field_and_lose_nothing(tab: Tab, service: Stub) -> None:
