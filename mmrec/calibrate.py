@@ -62,15 +62,23 @@ class Calibration:
         Raises:
             DataError: The file is missing or damaged.
         """
-        document = read_json(folder / FILE)
+        return cls.parse(read_json(folder / FILE), folder / FILE)
+
+    @classmethod
+    def parse(cls, document: Any, where: Path | str) -> Calibration:
+        """From the content of ``calibration.json``.
+
+        Raises:
+            DataError: It is none.
+        """
         try:
             read = cls(document["kind"], float(document["scale"]), float(document["offset"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             read = cls(scale=math.nan)
         if read.kind not in get_args(Kind) or not (0 < read.scale < math.inf and math.isfinite(read.offset)):
             raise DataError(
-                f"kind, a scale above 0 and an offset in {folder / FILE}",
-                f"{document}",
+                f"kind, a scale above 0 and an offset in {where}",
+                f"{document}"[:200],
                 "evaluate the run again",
             )
         return read

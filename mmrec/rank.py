@@ -143,3 +143,39 @@ def permitted_items(n_items: int, allow: Ids | None, deny: Ids | None) -> Tensor
     if deny is not None:
         permitted[torch.from_numpy(np.asarray(deny, dtype=np.int64))] = False
     return permitted
+
+
+def rescore(
+    score: Callable[[Ids], Tensor],
+    second: Callable[[Ids, Ids], Tensor],
+    candidates: int,
+    *,
+    exclude: Histories | None = None,
+    permitted: Tensor | None = None,
+) -> Callable[[Ids], Tensor]:
+    """The scores of two stages: those of the second for each user's first candidates, -inf for all other items.
+
+    Args:
+        score: The first stage: scores ``(b, n_items)`` of a block of users, which may be overwritten.
+        second: Scores ``(m,)`` of pairs of users and items.
+        candidates: How many items of each user are scored again.
+        exclude: Per internal user id items that are no candidates.
+        permitted: Mask ``(n_items,)`` of the items that may be; all if None.
+    """
+
+    def rescored(users: Ids) -> Tensor:
+        scores = score(users)
+        if exclude is not None:
+            seen = exclude.select(users)
+            scores[torch.from_numpy(seen.users), torch.from_numpy(seen.items)] = -torch.inf
+        if permitted is not None:
+            scores[:, ~permitted] = -torch.inf
+        items, values = top_items(scores, candidates)
+        places, columns = (values > -torch.inf).nonzero(as_tuple=True)
+        found = items[places, columns]
+        again = second(users[places.cpu().numpy()], found.cpu().numpy())
+        result = torch.full_like(scores, -torch.inf)
+        result[places, found] = again.to(result)
+        return result
+
+    return rescored

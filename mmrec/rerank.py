@@ -28,7 +28,7 @@ from mmrec.evaluate import (
 from mmrec.evaluate_rows import score_rows
 from mmrec.files import write_json, write_table
 from mmrec.models.contracts import reads_sequences, scoring
-from mmrec.rank import top_items
+from mmrec.rank import rescore
 from mmrec.runs import Run
 from mmrec.significance import Floats, holm, paired_bootstrap
 
@@ -46,8 +46,16 @@ class Reranker:
         dataset: The dataset that the candidates come from.
         split: Its split; the ranker may have learned from the training part of no other.
 
+    Attributes:
+        run: The run.
+        dataset: The dataset.
+        rows: What the ranker was trained on.
+        data: What its model was built from.
+        model: The model.
+        candidates: Encodes pairs.
+
     Raises:
-        ConfigError: No ranker.
+        ConfigError: No ranker, or one that was trained without the real histories.
         DataError: Its rows were made from another dataset or split.
     """
 
@@ -67,28 +75,35 @@ class Reranker:
                 f"{rows.path}, made from {'another split' if made.get('hash') == dataset.hash else 'other data'}: the ranker may know what is held out here",
                 f"mmrec data rows {dataset.path} --split {split.name} --to NEW_FOLDER, and train the ranker on them",
             )
-        self._dataset, self._rows, self._candidates = dataset, rows, CandidateRows(rows)
-        self.model = self.run.model(self.run.training_data(rows, self.run.split(rows)))
+        if self.run.config.histories != "real":
+            raise ConfigError(
+                "a ranker that was trained with the real histories",
+                f"{self.run.path} with histories: {self.run.config.histories}",
+                "train one without that key: it is for finding out what histories are worth",
+            )
+        self.dataset, self.rows, self.candidates = dataset, rows, CandidateRows.of(rows)
+        self.data = self.run.training_data(rows, self.run.split(rows))
+        self.model = self.run.model(self.data)
 
     def histories(self, known: Histories) -> Histories | None:
         """What rows would say of users who have the items ``known``; None where rows have no histories.
 
         Oldest first, and only positive ones where the rows' histories hold no others.
         """
-        if not self._rows.histories:
+        if not self.rows.histories:
             return None
-        known, options = self._dataset.in_time(known), self._rows.manifest["provenance"]["options"]
+        known, options = self.dataset.in_time(known), self.rows.manifest["provenance"]["options"]
         if options["label"] is None or options["history_of"] == "all":
             return known
-        table, n_items = self._dataset.interactions, self._dataset.n_items
-        positive = positives(self._dataset, LabelRule.parse(options["label"]))
+        table, n_items = self.dataset.interactions, self.dataset.n_items
+        positive = positives(self.dataset, LabelRule.parse(options["label"]))
         pairs = table["user"].to_numpy() * n_items + table["item"].to_numpy()
         kept = np.isin(known.users * n_items + known.items, pairs[positive])
         return Histories.from_pairs(known.users[kept], known.items[kept], known.n_users)
 
     def logits(self, users: Ids, items: Ids, histories: Histories | None) -> Tensor:
         """Logits ``(m,)`` of pairs of users and items, each user known by :meth:`histories`."""
-        return torch.from_numpy(score_rows(self.model, self._candidates.rows(users, items, histories)))
+        return torch.from_numpy(score_rows(self.model, self.candidates.rows(users, items, histories)))
 
     def over(
         self,
@@ -106,20 +121,9 @@ class Reranker:
             histories: What the ranker knows of each user.
             exclude: Items that are no candidates.
         """
-
-        def rescored(users: Ids) -> Tensor:
-            scores = score(users)
-            seen = exclude.select(users)
-            scores[torch.from_numpy(seen.users), torch.from_numpy(seen.items)] = -torch.inf
-            items, values = top_items(scores, candidates)
-            places, columns = (values > -torch.inf).nonzero(as_tuple=True)
-            found = items[places, columns]
-            logits = self.logits(users[places.numpy()], found.cpu().numpy(), histories)
-            result = torch.full_like(scores, -torch.inf)
-            result[places, found] = logits.to(result)
-            return result
-
-        return rescored
+        return rescore(
+            score, lambda users, items: self.logits(users, items, histories), candidates, exclude=exclude
+        )
 
 
 def evaluate_reranked(

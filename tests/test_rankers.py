@@ -19,7 +19,6 @@ from mmrec.data.dataset import Dataset
 from mmrec.data.rows.catalogue import rows_from_dataset
 from mmrec.data.rows.dataset import RowDataset
 from mmrec.data.split import split
-from mmrec.encode.features import write_features
 from mmrec.errors import ConfigError, DataError
 from mmrec.evaluate import evaluate
 from mmrec.metrics import user_metrics
@@ -28,27 +27,12 @@ from mmrec.rerank import evaluate_reranked
 from mmrec.runs import LAST, Run, load_tensors
 from mmrec.train import train
 from tests.command_line import Command
-from tests.worlds import write_dataset
-
-FAST = {"epochs": 5, "batch_size": 64, "lr": 0.02}
-N_USERS, N_ITEMS = 60, 40
+from tests.tastes import N_ITEMS, make_tastes, ranker_config
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Users and items of two tastes; each user has ten of the twenty items of the own one, one after the other."""
-    rng = np.random.default_rng(0)
-    items = np.concatenate([user % 2 + 2 * rng.permutation(N_ITEMS // 2)[:10] for user in range(N_USERS)])
-    columns = {"user": np.repeat(np.arange(N_USERS), 10), "item": items, "timestamp": np.arange(len(items))}
-    dataset = write_dataset(
-        tmp_path_factory.mktemp("tastes") / "shop", columns, {"shelf": np.arange(N_ITEMS) % 4}
-    )
-    split(dataset, "random-rows", seed=0)
-    vectors = (np.eye(2)[np.arange(N_ITEMS) % 2] + 0.1 * rng.normal(size=(N_ITEMS, 2))).astype(np.float32)
-    write_features(
-        dataset.path / "features/text-small", "text", vectors, np.arange(N_ITEMS) > 2, {"encoder": "test"}
-    )
-    return dataset
+    return make_tastes(tmp_path_factory.mktemp("tastes") / "shop")
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +44,6 @@ def rows(shop: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RowDataset:
 def popularity_of(shop: Dataset, to: Path) -> Run:
     config = {"model": "popularity", "data": str(shop.path), "evaluate": {"ks": [5, 10]}}
     return train(config, run=to, show_progress=False)
-
-
-def ranker_config(rows: RowDataset, model: str = "din", **changes: Any) -> dict[str, Any]:
-    return {
-        "model": model,
-        "data": str(rows.path),
-        "features": {"text": "text-small"},
-        "params": {} if model == "lr" else {"dim": 8},
-        "train": {**FAST, **changes},
-    }
 
 
 @pytest.fixture(scope="module")

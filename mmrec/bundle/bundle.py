@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrec.bundle.contents import read_contents
+from mmrec.bundle.ids import check_histories, check_ids
 from mmrec.bundle.inputs import parse_inputs
 from mmrec.bundle.manifest import (
     CHECKPOINT,
@@ -19,14 +19,12 @@ from mmrec.bundle.manifest import (
     INPUT_TENSORS,
     INPUTS,
     PICTURES,
-    RANKER_CHECKPOINT,
     RANKER_CONFIG,
     FileEntry,
     Kind,
 )
 from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
-from mmrec.bundle.reading import parse_tensors
 from mmrec.config import ExperimentConfig
 from mmrec.data.dataset import find_row, titles_of
 from mmrec.data.histories import Histories, Ids
@@ -35,22 +33,10 @@ from mmrec.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmrec.bundle.ranker import BundleRanker
     from mmrec.models.contracts import Users, Vectors
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Ranker:
-    """A second run inside a bundle, for whoever builds its model.
-
-    Attributes:
-        config: Resolved config.
-        tensors: Of its best epoch, by name.
-    """
-
-    config: ExperimentConfig
-    tensors: dict[str, Tensor]
 
 
 class Bundle:
@@ -85,6 +71,8 @@ class Bundle:
         self._item_vectors, self._user_vectors = contents.item_vectors, contents.user_vectors
         if self.kind != "vectors":  # what may not be loaded should not be found out by the first request
             self._config(CONFIG, self.manifest.model)
+        if self.manifest.ranker is not None:
+            self._config(RANKER_CONFIG, self.manifest.ranker.model)
 
     def _config(self, name: str, model: str) -> ExperimentConfig:
         return parse_config(self._files.read(name), name, model, trust_models=self.trust_models)
@@ -128,7 +116,7 @@ class Bundle:
         Raises:
             DataError: No such internal id.
         """
-        _check_ids([user], self.manifest.counts.users, "users")
+        check_ids([user], self.manifest.counts.users, "users")
         return self._seen[user]
 
     @cached_property
@@ -149,7 +137,7 @@ class Bundle:
             BundleError: It is missing or was changed.
             DataError: No such internal id.
         """
-        _check_ids([item], self.manifest.counts.items, "items")
+        check_ids([item], self.manifest.counts.items, "items")
         name = self.items["image"].iloc[item] if "image" in self.items else None
         if not isinstance(name, str) or name not in self._pictures:
             return None
@@ -170,17 +158,22 @@ class Bundle:
         data = parse_inputs(*inputs, self._seen, self.manifest.counts.items)
         return rebuild(config, data, self._files.read(CHECKPOINT), CHECKPOINT)
 
-    def ranker(self) -> Ranker | None:
-        """Config and tensors of the ranker; None where the bundle has none.
+    def ranker(self) -> BundleRanker | None:
+        """The second stage, built once; None where the bundle has none.
 
         Raises:
             BundleError: It is damaged.
         """
+        return self._ranker
+
+    @cached_property
+    def _ranker(self) -> BundleRanker | None:
+        from mmrec.bundle.ranker import read_ranker
+
         entry = self.manifest.ranker
         if entry is None:
             return None
-        config = self._config(RANKER_CONFIG, entry.model)
-        return Ranker(config, parse_tensors(self._files.read(RANKER_CHECKPOINT), RANKER_CHECKPOINT))
+        return read_ranker(self._files, self._config(RANKER_CONFIG, entry.model), entry, self.manifest.counts)
 
     @property
     def item_vectors(self) -> Floats:
@@ -198,7 +191,7 @@ class Bundle:
             ConfigError: Scores of this kind of bundle are no inner products.
             DataError: No such internal id.
         """
-        ids = _check_ids(users, self.manifest.counts.users, "users")
+        ids = check_ids(users, self.manifest.counts.users, "users")
         return _encode(self._vectors.users, self._seen, ids)
 
     def history_vectors(self, histories: Sequence[Sequence[int]]) -> Floats:
@@ -211,7 +204,7 @@ class Bundle:
             ConfigError: Scores of this kind of bundle are no inner products.
             DataError: No such internal id.
         """
-        rows = self._histories(histories)
+        rows = check_histories(histories, self.manifest.counts.items)
         return _encode(self._encode_stranger, rows, np.arange(rows.n_users))
 
     @cached_property
@@ -233,12 +226,6 @@ class Bundle:
         """What :meth:`history_vectors` says."""
         vectors = self._vectors
         return vectors.users(users) if vectors.table is None else _mean(vectors.items, users.histories)
-
-    def _histories(self, histories: Sequence[Sequence[int]]) -> Histories:
-        counts = [len(history) for history in histories]
-        flat = [item for history in histories for item in history]
-        items = _check_ids(flat, self.manifest.counts.items, "items")
-        return Histories(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64), items)
 
     def scorer(
         self,
@@ -282,6 +269,8 @@ class Bundle:
         exclude_seen: bool = True,
         allow: Sequence[str] | None = None,
         deny: Sequence[str] | None = None,
+        rerank: bool = False,
+        candidates: int = 100,
     ) -> list[dict[str, Any]]:
         """The lists of :func:`mmrec.recommend` on the run, or lists for histories of strangers.
 
@@ -292,12 +281,15 @@ class Bundle:
             exclude_seen: Leave out the training items of a user, or the items of a history.
             allow: External ids of the items that may appear; all if None.
             deny: External ids of items that may not appear.
+            rerank: Let the ranker order the first candidates; a score is then its calibrated probability.
+            candidates: How many items of each user are ordered again; nothing else is recommended.
 
         Returns:
             ``{"user", "items": [{"item", "score"}, …]}`` each, best item first; ``user`` is None for a history.
 
         Raises:
-            ConfigError: k is below 1, not one of users and histories, or a model that needs to know its users.
+            ConfigError: k is below 1, not one of users and histories, a model that needs to know its users, no ranker
+                to rank again by, or fewer candidates than k.
             DataError: Unknown user or item, a user without training items, or an empty history.
         """
         from mmrec.rank import permitted_items, rank
@@ -319,17 +311,34 @@ class Bundle:
         exclude = known if exclude_seen else None
         permitted, denied = self._items_of(allow), self._items_of(deny)
         mask = permitted_items(n_items, permitted, denied)
-        score = self.scorer(strangers, k=k, exclude=exclude, permitted=mask)
+        second = self._second_stage(k, candidates) if rerank else None
+        length = k if second is None else candidates
+        score = self.scorer(strangers, k=length, exclude=exclude, permitted=mask)
+        if second is not None:
+            score = second.over(score, candidates, strangers=strangers, exclude=exclude, permitted=mask)
         ranking = rank(score, ids, n_items, k, exclude=exclude, allow=permitted, deny=denied)
+        ranking = ranking if second is None else second.calibrated(ranking)
         return named(ranking, names, self.items["item_id"].tolist())
+
+    def _second_stage(self, k: int, candidates: int) -> BundleRanker:
+        ranker = self.ranker()
+        if ranker is None:
+            raise ConfigError(
+                "a bundle with a ranker to rank again by",
+                f"none in {self.path}",
+                "mmrec export RUN --to DIR --ranker RUN_OF_A_RANKER",
+            )
+        if candidates < k:
+            raise ConfigError(f"at least {k} candidates for lists of {k}", str(candidates), "ask for more")
+        return ranker
 
     def _who(
         self, users: str | Sequence[str] | None, histories: Sequence[Sequence[str]] | None
     ) -> tuple[list[str | None], Histories | None]:
         if histories is None:
             return [users] if isinstance(users, str) else list(users or []), None
-        rows = self._histories([[self.item(item) for item in history] for history in histories])
-        return [None] * len(histories), rows
+        rows = [[self.item(item) for item in history] for history in histories]
+        return [None] * len(histories), check_histories(rows, self.manifest.counts.items)
 
     def _rows_of(self, names: Sequence[str | None]) -> Ids:
         return np.array([self.user(str(name)) for name in names], dtype=np.int64)
@@ -354,12 +363,3 @@ def _mean(vectors: Tensor, histories: Histories) -> Tensor:
 
     items, offsets = torch.from_numpy(histories.items), torch.from_numpy(histories.offsets)
     return F.embedding_bag(items, vectors, offsets, mode="mean", include_last_offset=True)
-
-
-def _check_ids(ids: Sequence[int] | Ids, n: int, what: str) -> Ids:
-    array = np.asarray(ids, dtype=np.int64)
-    if array.ndim != 1 or (len(array) and (array.min() < 0 or array.max() >= n)):
-        raise DataError(
-            f"{what}, numbers from 0 to below {n:,}", f"{ids!r}"[:80], "look them up by their ids"
-        )
-    return array

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmrec.bundle.manifest import Evaluated, Kind, Manifest, Source
+from mmrec.bundle.manifest import Evaluated, EvaluatedRows, Kind, Manifest, RankerEntry, Source, Trained
 
 KIND_TEXT: dict[Kind, str] = {
     "vectors": "A vector for each user and each item; a score is their inner product.",
@@ -19,6 +19,12 @@ STRANGERS: dict[Kind, str] = {
     "sequence": "Users it does not know are served by their history.",
     "scores": "Users it does not know are served by their history, unless the model reads who the user is.",
     "generator": "Users it does not know are served by their history, unless the model reads who the user is.",
+}
+
+CALIBRATIONS = {
+    "none": "uncalibrated: probabilities are the logistic function of the logits as they are",
+    "temperature": "calibrated on validation rows by a temperature",
+    "platt": "calibrated on validation rows by a scale and an offset (Platt)",
 }
 
 
@@ -37,7 +43,8 @@ def write_card(manifest: Manifest, config: Mapping[str, Any]) -> str:
         "## Model",
         _model(manifest, config),
         "## Results",
-        _results(manifest),
+        _results(manifest.evaluations, manifest.trained),
+        *([] if manifest.ranker is None else ["## Ranker", _ranker(manifest.ranker)]),
         "## Limits",
         _limits(manifest),
         "## Use",
@@ -69,32 +76,57 @@ def _model(manifest: Manifest, config: Mapping[str, Any]) -> str:
     lines = [f"seed {trained.seed}, best epoch {trained.best_epoch}, config hash `{trained.config_hash}`"]
     if manifest.dim is not None:
         lines.append(f"vectors of width {manifest.dim}")
-    if manifest.ranker is not None:
-        lines.append(f"with a ranker, {manifest.ranker.model}, trained on {manifest.ranker.dataset.name}")
     params = [f"| {name} | {value} |" for name, value in config["params"].items()]
     table = ["| hyper-parameter | value |", "|---|---|", *params]
     return _bullets(lines) + ("\n\n" + "\n".join(table) if params else "")
 
 
-def _results(manifest: Manifest) -> str:
-    evaluations = manifest.evaluations
+def _results(evaluations: Mapping[Any, Evaluated] | Mapping[Any, EvaluatedRows], trained: Trained) -> str:
     if not evaluations:
         return "Not evaluated."
     names = sorted({name for entry in evaluations.values() for name in entry.metrics})
     rows = [["metric", *evaluations], ["---"] * (1 + len(evaluations))]
     rows += [[name, *(_value(entry, name) for entry in evaluations.values())] for name in names]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    lines = [f"{part}: {entry.n_users:,} users; {_protocol(entry)}" for part, entry in evaluations.items()]
-    opened = len(manifest.trained.test_opened)
+    lines = [f"{part}: {_counted(entry)}" for part, entry in evaluations.items()]
+    opened = len(trained.test_opened)
     lines.append(
-        f"the test split was opened {opened} {'time' if opened == 1 else 'times'}, first on {manifest.trained.test_opened[0]}"
+        f"the test split was opened {opened} {'time' if opened == 1 else 'times'}, first on {trained.test_opened[0]}"
         if opened
         else "the test split was not opened; validation chose the epoch, so its numbers flatter"
     )
     return f"{table}\n\n{_bullets(lines)}"
 
 
-def _value(entry: Evaluated, name: str) -> str:
+def _counted(entry: Evaluated | EvaluatedRows) -> str:
+    if isinstance(entry, EvaluatedRows):
+        return f"{entry.n_rows:,} rows"
+    return f"{entry.n_users:,} users; {_protocol(entry)}"
+
+
+def _ranker(entry: RankerEntry) -> str:
+    """What orders the candidates anew."""
+    label = "an interaction, among drawn negatives" if entry.label is None else f"`{entry.label}`"
+    history = "no history" if entry.history is None else f"a history of {entry.history}"
+    lines = [
+        f"{entry.model} on the rows {entry.dataset.name} (hash `{entry.dataset.hash}`), with {history}; a click is {label}",
+        *(
+            f"{kind} {_sources(tables)}"
+            for kind, tables in (("features", entry.features), ("codes", entry.codes))
+            if tables
+        ),
+        f"seed {entry.trained.seed}, best epoch {entry.trained.best_epoch}, config hash `{entry.trained.config_hash}`",
+        CALIBRATIONS[entry.calibration],
+        "a stranger is the unknown user, with no attributes, and has the history that is given",
+    ]
+    if entry.merge_error is not None:
+        lines.append(
+            f"the matrices of a layer are merged into one: logits differ by at most {entry.merge_error:.1e} on drawn pairs"
+        )
+    return f"{_bullets(lines)}\n\n{_results(entry.evaluations, entry.trained)}"
+
+
+def _value(entry: Evaluated | EvaluatedRows, name: str) -> str:
     return f"{entry.metrics[name]:.4f}" if name in entry.metrics else ""
 
 
@@ -126,6 +158,8 @@ def _use(manifest: Manifest) -> str:
         'bundle.recommend("USER_ID", k=10)',
         'bundle.recommend(histories=[["ITEM_ID", "ITEM_ID"]], k=10)',
     ]
+    if manifest.ranker is not None:
+        lines.append('bundle.recommend("USER_ID", k=10, rerank=True, candidates=100)')
     return "```python\n" + "\n".join(lines) + "\n```"
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,11 @@ from mmrec.bundle.manifest import (
     KINDS,
     MANIFEST,
     METRICS,
-    RANKER_CHECKPOINT,
-    RANKER_CONFIG,
     USER_VECTORS,
     USERS,
     Counts,
     Evaluated,
+    EvaluatedRows,
     FileEntry,
     Kind,
     Manifest,
@@ -42,6 +41,7 @@ from mmrec.bundle.manifest import (
 from mmrec.bundle.model import write_checkpoint, write_config
 from mmrec.bundle.pictures import FOLDER, How, write_pictures
 from mmrec.bundle.plain import DESCRIPTION, Format, check_installed, write_plain
+from mmrec.bundle.ranker_export import write_ranker
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import ConfigError, DataError, MMRecError, NotFittedError
@@ -60,6 +60,9 @@ from mmrec.runs import Run, now
 
 if TYPE_CHECKING:
     from mmrec.models.contracts import Vectors
+    from mmrec.rerank import Reranker
+
+Found = TypeVar("Found", Evaluated, EvaluatedRows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +107,16 @@ def export(
     Besides these all have the items with their attributes, the ids of the users, and what each of them has in the
     training split: ``8 (n_users + 1)`` bytes and 4 for each interaction. Attributes of users stay behind.
 
+    A ranker comes with the features and codes that it reads, stored again even where the model has the same ones
+    (``n_items (b d + 1)`` bytes for b-byte numbers of width d), with the histories that it reads, which take as much as
+    what users have seen, and with 4 bytes for each field of each user and each item. These fields are the attributes
+    of users that it was trained with, as numbers without the words that they stand for.
+
     Args:
         run: A finished run or its folder.
         to: The new folder.
-        ranker: A second run whose config and tensors go along, to order anew what this one has found.
+        ranker: A finished run of a ranker that goes along, to order anew what this one has found; its rows were made
+            from the same dataset and split.
         format: ``bundle``, or vectors and ids alone as ``parquet``, ``npy`` or ``lance``.
         images: ``copy`` the pictures into the bundle, ``link`` them (hard links: no space, same file system), or
             ``none``: their names alone.
@@ -119,15 +128,17 @@ def export(
         ``to``.
 
     Raises:
-        ConfigError: Options that do not go together, or a model without vectors for another format than ``bundle``.
-        DataError: The dataset is not the run's, ``to`` is in use, or holds no bundle to overwrite.
+        ConfigError: Options that do not go together, a model without vectors for another format than ``bundle``, or a
+            second run that is of no ranker.
+        DataError: The dataset is not the run's, the ranker's rows are of another dataset or split, ``to`` is in use, or
+            holds no bundle to overwrite.
         NotFittedError: The run is not finished, its checkpoint is damaged, or its vectors are not finite.
     """
     to = Path(to)
     _check_options(format, images, has_ranker=ranker is not None)
     _check_target(to, overwrite=overwrite)
     trained = _open(run if isinstance(run, Run) else Run(run), data)
-    second = None if ranker is None else _finished(ranker if isinstance(ranker, Run) else Run(ranker))
+    second = None if ranker is None else _open_ranker(ranker, trained)
     if format != "bundle" and trained.items is None:
         raise ConfigError(
             f"a model with vectors for --format {format}", trained.run.config.model, "export a bundle"
@@ -204,6 +215,13 @@ def _open(run: Run, moved: str | Path | None) -> _Trained:
     return _Trained(run, dataset, split, data, kind, training_histories(model, data), items, users)
 
 
+def _open_ranker(run: Run | str | Path, trained: _Trained) -> Reranker:
+    from mmrec.rerank import Reranker
+
+    run = _finished(run if isinstance(run, Run) else Run(run))
+    return Reranker(run, trained.dataset, trained.split)
+
+
 def _array(vectors: Any, run: Run) -> NDArray[np.float32]:
     array: NDArray[np.float32] = np.ascontiguousarray(vectors.detach().float().cpu().numpy())
     if not np.isfinite(array).all():
@@ -213,7 +231,7 @@ def _array(vectors: Any, run: Run) -> NDArray[np.float32]:
     return array
 
 
-def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: How) -> None:
+def _write_bundle(folder: Path, trained: _Trained, ranker: Reranker | None, images: How) -> None:
     import safetensors.numpy
 
     write_table(folder / ITEMS, trained.dataset.items)
@@ -226,9 +244,11 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
     if trained.kind != "vectors":  # else the vectors are all
         write_checkpoint(trained.run, folder / CHECKPOINT)
         write_inputs(folder, trained.data)
+    second = None
     if ranker is not None:
-        write_config(ranker, folder / RANKER_CONFIG)
-        write_checkpoint(ranker, folder / RANKER_CHECKPOINT)
+        evaluations = _evaluations(ranker.run, EvaluatedRows)
+        written = write_ranker(folder, ranker, trained.split.train)
+        second = RankerEntry(**_provenance(ranker.run), evaluations=evaluations, **written)
     pictures = write_pictures(folder, trained.dataset, images)
     content = {
         **_description(trained),
@@ -238,10 +258,10 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
         "split": Source(name=trained.split.name, hash=trained.split.hash),
         "split_protocol": str(trained.split.manifest["protocol"]),
         "columns": {str(k): str(v) for k, v in trained.dataset.manifest["columns"].get("items", {}).items()},
-        "evaluations": _evaluations(trained.run),
+        "evaluations": _evaluations(trained.run, Evaluated),
         "pictures": pictures,
         "index": None,
-        "ranker": None if ranker is None else RankerEntry(**_provenance(ranker)),
+        "ranker": second,
     }
     # The card is one of the files, and says what the manifest says of everything else.
     unsealed = Manifest.model_construct(**content, files={})
@@ -292,13 +312,16 @@ def _source(entry: Mapping[str, Any]) -> Source:
     return Source(name=entry["name"], hash=entry["hash"])
 
 
-def _evaluations(run: Run) -> dict[str, Evaluated]:
+def _evaluations(run: Run, kind: type[Found]) -> dict[Literal["valid", "test"], Found]:
     """Validation, and test if it was opened on the record."""
-    parts = ("valid", "test") if run.manifest["test_opened"] else ("valid",)
+    parts: tuple[Literal["valid", "test"], ...] = ("valid", "test")
+    parts = parts if run.manifest["test_opened"] else parts[:1]
     found = {part: run.path / f"{part}.json" for part in parts}
     documents = {part: read_json(file) for part, file in found.items() if file.is_file()}
-    keys = ("n_users", "metrics", "slices", "protocol")
-    return {part: Evaluated(**{key: document[key] for key in keys}) for part, document in documents.items()}
+    return {
+        part: kind(**{key: document[key] for key in kind.model_fields})
+        for part, document in documents.items()
+    }
 
 
 def _seal(folder: Path) -> dict[str, FileEntry]:

@@ -27,6 +27,8 @@ CONFIG, CHECKPOINT = "model/config.json", "model/checkpoint.safetensors"
 INPUTS, INPUT_TENSORS = "model/inputs.json", "model/inputs.safetensors"
 PICTURES = "pictures.parquet"
 RANKER_CONFIG, RANKER_CHECKPOINT = "ranker/config.json", "ranker/checkpoint.safetensors"
+RANKER_INPUTS, RANKER_INPUT_TENSORS = "ranker/inputs.json", "ranker/inputs.safetensors"
+RANKER_HISTORIES, RANKER_CALIBRATION = "ranker/histories.safetensors", "ranker/calibration.json"
 
 _MODEL = (CHECKPOINT, INPUTS, INPUT_TENSORS)
 FILES: dict[Kind, tuple[str, ...]] = {
@@ -35,6 +37,7 @@ FILES: dict[Kind, tuple[str, ...]] = {
     "scores": _MODEL,
     "generator": _MODEL,
 }
+_RANKER = (RANKER_CONFIG, RANKER_CHECKPOINT, RANKER_INPUTS, RANKER_INPUT_TENSORS, RANKER_CALIBRATION)
 MOST_FILES = 10_000
 
 
@@ -124,14 +127,37 @@ class Index(_Frozen):
     recall: dict[str, float]
 
 
+class EvaluatedRows(_Frozen):
+    """What ``mmrec evaluate`` found for the run of a ranker."""
+
+    n_rows: int = Field(ge=0)
+    metrics: dict[str, float]
+    protocol: dict[str, Any]
+
+
 class RankerEntry(_Frozen):
-    """A second run in the folder ``ranker/``."""
+    """A second run in the folder ``ranker/``, which orders anew what the first one finds.
+
+    Attributes:
+        dataset: The rows that it was trained on, made from the dataset and the split of the bundle.
+        label: What makes an interaction positive, such as ``rating >= 4``; None: there are no others, negatives were drawn.
+        history: Whether histories hold ``positives`` alone or ``all`` items of a user; None: it reads no histories.
+        calibration: How logits became probabilities, on validation rows.
+        evaluations: What was measured, ``valid`` and, if it was opened, ``test``.
+        merge_error: Largest difference of a logit, over drawn pairs, after the matrices of a layer had been merged into
+            one; None: the tensors are those of the training.
+    """
 
     model: str
     dataset: Source
     features: dict[str, Source]
     codes: dict[str, Source]
     trained: Trained
+    label: str | None
+    history: Literal["positives", "all"] | None
+    calibration: Literal["none", "temperature", "platt"]
+    evaluations: dict[Literal["valid", "test"], EvaluatedRows]
+    merge_error: float | None
 
 
 class Manifest(_Frozen):
@@ -182,7 +208,8 @@ class Manifest(_Frozen):
     def _whole(self) -> Manifest:
         needed = {ITEMS, USERS, SEEN, CARD, CONFIG, *FILES[self.kind]}
         needed |= {PICTURES} if self.pictures is not None else set()
-        needed |= {RANKER_CONFIG, RANKER_CHECKPOINT} if self.ranker is not None else set()
+        needed |= set(_RANKER) if self.ranker is not None else set()
+        needed |= {RANKER_HISTORIES} if self.ranker is not None and self.ranker.history is not None else set()
         if lacking := sorted(needed - self.files.keys()):
             raise ValueError(f"no {', '.join(lacking)} among the files of a bundle of kind {self.kind}")
         if self.metric != METRICS[self.kind]:

@@ -11,6 +11,7 @@ from mmrec.bundle.inputs import check_rows
 from mmrec.bundle.reading import AGAIN, parse_json, parse_tensors
 from mmrec.config import ExperimentConfig, load_config
 from mmrec.data.dataset import TrainingData
+from mmrec.data.rows.table import RowData
 from mmrec.errors import BundleError, ConfigError, MMRecError
 from mmrec.files import write_bytes, write_json
 from mmrec.registry import MODELS
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_config(run: Run, file: Path) -> None:
-    """Write the resolved config of a run; where its data lie does not leave this machine."""
-    write_json(file, run.config.document() | {"data": run.manifest["dataset"]["name"]})
+def write_config(run: Run, file: Path, **changes: Any) -> None:
+    """Write the resolved config of a run, with changes; where its data lie does not leave this machine."""
+    write_json(file, run.config.document() | {"data": run.manifest["dataset"]["name"]} | changes)
 
 
 def write_checkpoint(run: Run, file: Path) -> None:
@@ -62,7 +63,7 @@ def parse_config(content: bytes, where: str, model: str, *, trust_models: bool) 
         raise BundleError(error.expected, f"{error.found} in {where}", AGAIN) from None
 
 
-def rebuild(config: ExperimentConfig, data: TrainingData, tensors: bytes, where: str) -> Any:
+def rebuild(config: ExperimentConfig, data: TrainingData | RowData, tensors: bytes, where: str) -> Any:
     """The trained model in evaluation mode.
 
     Raises:
@@ -74,7 +75,7 @@ def rebuild(config: ExperimentConfig, data: TrainingData, tensors: bytes, where:
         restore(model, state, Path(where))
     except MMRecError as error:
         raise BundleError(error.expected, error.found, AGAIN) from None
-    if model.batches is None:
+    if model.batches is None and isinstance(data, TrainingData):
         _check_tables(model, state, data, where)
     return model.eval()
 

@@ -237,21 +237,6 @@ def test_bundles_come_without_pictures_unless_asked(folders: dict[str, Path]) ->
     assert bundle.picture(0) is None
 
 
-def test_a_ranker_goes_along(runs: dict[str, Run], tmp_path: Path) -> None:
-    bundle = Bundle(export(runs["lightgcn"], tmp_path / "bundle", ranker=runs["unisrec"]))
-    ranker, model = bundle.ranker(), runs["unisrec"]
-    assert ranker is not None
-    assert ranker.config.params == model.config.params
-    assert bundle.manifest.ranker is not None
-    assert bundle.manifest.ranker.model == "unisrec"
-    dataset = model.dataset()
-    state = model.model(model.training_data(dataset, model.split(dataset))).state_dict()
-    assert {name: tensor.tolist() for name, tensor in ranker.tensors.items()} == {
-        name: tensor.tolist() for name, tensor in state.items()
-    }
-    assert Bundle(export(runs["lightgcn"], tmp_path / "without")).ranker() is None
-
-
 def test_vectors_and_ids_alone(runs: dict[str, Run], folders: dict[str, Path], tmp_path: Path) -> None:
     import pandas as pd
 

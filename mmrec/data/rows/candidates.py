@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmrec.data.histories import Histories, Ids
-from mmrec.data.rows.catalogue import HISTORY, user_columns
+from mmrec.data.rows.catalogue import HISTORY, USER, user_columns
 from mmrec.data.rows.dataset import RowDataset
 from mmrec.data.rows.parts import to_rows
-from mmrec.data.rows.table import Lists, RowTable
+from mmrec.data.rows.table import HistoryField, Lists, RowTable
 from mmrec.errors import DataError
 
 
+@dataclass(frozen=True, eq=False)
 class CandidateRows:
-    """Encodes pairs of users and items; the users are encoded once.
+    """Encodes pairs of users and items; the users were encoded once.
 
-    Args:
-        rows: A row dataset that was made from a dataset.
+    The last row of the users' columns stands for strangers, encoded as a row of somebody whom training rows do not
+    have and of whom nothing is known: the id of the user is the unknown one, every attribute is missing.
 
-    Raises:
-        DataError: It was made from tables, so that there is no catalogue to take candidates from.
+    Attributes:
+        users: The users' fields ``(n_users + 1,)`` or lists, in the order of a row.
+        item: Name of the item field.
+        n_items: Items that have an id; items beyond them get the unknown one.
+        history: The history of a row; None where rows have none.
     """
 
-    def __init__(self, rows: RowDataset) -> None:
+    users: Mapping[str, NDArray[np.generic] | Lists]
+    item: str
+    n_items: int
+    history: HistoryField | None
+
+    @classmethod
+    def of(cls, rows: RowDataset) -> Self:
+        """For the users of the dataset that rows were made from.
+
+        Raises:
+            DataError: They were made from tables, so that there is no catalogue to take candidates from.
+        """
         catalogue = rows.catalogue
         if catalogue is None:
             raise DataError(
@@ -32,53 +51,65 @@ class CandidateRows:
                 f"rows of {rows.manifest['provenance'].get('importer')} in {rows.path}",
                 f"mmrec data rows DATASET --to {rows.path}",
             )
-        self._schema, self._n_users = rows.schema, catalogue.n_users
-        everyone = np.arange(catalogue.n_users, dtype=np.int64)
-        columns = user_columns(catalogue, self._schema, everyone)
-        fields = {name: self._schema.fields[name] for name in columns}
-        encoded = rows.encoder.encode(pa.table(columns), fields, "the users")
-        encoded["label"] = pa.array(np.zeros(catalogue.n_users, dtype=np.int8))
-        self._users = to_rows(pa.table(encoded)).columns
+        encoder, schema = rows.encoder, rows.schema
+        columns = user_columns(catalogue, schema, np.append(np.arange(catalogue.n_users), -1))
+        fields = {name: schema.fields[name] for name in columns}
+        encoded = encoder.encode(pa.table(columns), fields, "the users")
+        ids = np.append(encoded[USER].to_numpy()[:-1], encoder.coders[USER].size - 1)
+        encoded[USER] = pa.array(ids, pa.int32())
+        encoded["label"] = pa.array(np.zeros(catalogue.n_users + 1, dtype=np.int8))
+        history = next((one for one in rows.histories if one.name == HISTORY), None)
+        return cls(to_rows(pa.table(encoded)).columns, str(schema.item), catalogue.n_items, history)
 
-    def rows(self, users: Ids, items: Ids, histories: Histories | None = None) -> RowTable:
+    @property
+    def n_users(self) -> int:
+        """Users that are known; also the row of a stranger."""
+        return len(self.users[USER]) - 1
+
+    def rows(
+        self, users: Ids, items: Ids, histories: Histories | None = None, places: Ids | None = None
+    ) -> RowTable:
         """Pairs of users and candidates; their labels are 0 and mean nothing.
 
         Args:
-            users: ``(m,)`` internal ids.
+            users: ``(m,)`` internal ids; :attr:`n_users` for a stranger.
             items: ``(m,)`` internal ids.
             histories: Internal item ids of every user, oldest first, as in :attr:`mmrec.data.dataset.Split.train`; the
                 latest are kept. None where rows have no histories.
+            places: ``(m,)`` which of the histories each pair has, if not that of its user.
 
         Raises:
             DataError: Rows have histories and none are given, or not those of all users.
         """
-        columns: dict[str, NDArray[np.generic] | Lists] = {}
-        for name in self._schema.fields:
-            if name == self._schema.item:
-                columns[name] = (items + 1).astype(np.int32)
-            elif name == HISTORY:
-                columns[name] = self._histories(users, histories)
-            else:
-                column = self._users[name]
-                columns[name] = select_lists(column, users) if isinstance(column, Lists) else column[users]
+        columns: dict[str, NDArray[np.generic] | Lists] = {
+            name: select_lists(column, users) if isinstance(column, Lists) else column[users]
+            for name, column in self.users.items()
+        }
+        columns[self.item] = self._item_ids(items)
+        if self.history is not None:
+            if histories is None or (places is None and histories.n_users != self.n_users):
+                raise DataError(
+                    f"a history for each of the {self.n_users:,} users",
+                    "none" if histories is None else f"{histories.n_users:,}",
+                    "give the histories by user: dataset.in_time(dataset.split().train)",
+                )
+            columns[self.history.name] = self._latest(histories, users if places is None else places)
         return RowTable(columns, np.zeros(len(users), dtype=np.int8), users)
 
-    def _histories(self, users: Ids, histories: Histories | None) -> Lists:
-        if histories is None or histories.n_users != self._n_users:
-            raise DataError(
-                f"a history for each of the {self._n_users:,} users",
-                "none" if histories is None else f"{histories.n_users:,}",
-                "give the histories by user: dataset.in_time(dataset.split().train)",
-            )
-        length = self._schema.fields[HISTORY].length
-        ends = histories.offsets[users + 1]
-        starts = np.maximum(histories.offsets[users], ends - length)
-        return _gather(histories.items + 1, starts, ends - starts)
+    def _item_ids(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
+        return np.asarray(np.minimum(items, self.n_items) + 1, dtype=np.int32)
+
+    def _latest(self, histories: Histories, places: Ids) -> Lists:
+        assert self.history is not None
+        ends = histories.offsets[places + 1]
+        starts = np.maximum(histories.offsets[places], ends - self.history.length)
+        found = _gather(histories.items, starts, ends - starts)
+        return Lists(self._item_ids(found.values), found.offsets)
 
 
 def candidate_rows(rows: RowDataset, users: Ids, items: Ids, histories: Histories | None = None) -> RowTable:
     """The rows of pairs; see :meth:`CandidateRows.rows`. For more than one call make a :class:`CandidateRows`."""
-    return CandidateRows(rows).rows(users, items, histories)
+    return CandidateRows.of(rows).rows(users, items, histories)
 
 
 def select_lists(lists: Lists, rows: Ids) -> Lists:

@@ -23,7 +23,7 @@ from mmrec.data.rows.values import as_labels
 from mmrec.errors import ConfigError, DataError, did_you_mean
 
 CHUNK_ROWS = 1 << 17
-HISTORY = "history"  # name of the field
+USER, HISTORY = "user_id", "history"  # names of fields
 _LIST = ", "  # between the words of a column of tokens
 
 
@@ -224,7 +224,7 @@ def _schema(
         raise ConfigError(
             "no attribute of users with the name of the history", HISTORY, "leave it out: --user-field"
         )
-    fields: dict[str, Any] = {"user_id": {"kind": "category", "min_count": min_count}, **users}
+    fields: dict[str, Any] = {USER: {"kind": "category", "min_count": min_count}, **users}
     fields["item_id"] = {"kind": "category", "vocabulary": "index", "largest": data.n_items}
     if history:
         fields[HISTORY] = {"kind": "history", "max_length": history}
@@ -274,9 +274,9 @@ def _item_table(data: Dataset) -> Any:
 
 
 def user_columns(data: Dataset, schema: Schema, users: Ids) -> dict[str, Any]:
-    """The user's side of raw rows: the fields of ``users (n,)`` by column, each value stored once."""
+    """The user's side of raw rows: the fields of ``users (n,)`` by column, each value stored once; of -1 nothing."""
     names = [name for name in schema.fields if name in data.users.columns]
-    rows = pa.array(users)
+    rows = pa.array(users, mask=users < 0)
     return {
         name: pa.DictionaryArray.from_arrays(rows, pa.array(data.users[name], from_pandas=True))
         for name in names
