@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.common import Json, MovedData, RunPath, show
+from mmrec.cli.common import Json, MovedData, RunPath, options, show
 
 
 def export(
@@ -24,6 +24,13 @@ def export(
         Literal["copy", "link", "none"],
         typer.Option(help="Pictures in the bundle: copied, hard-linked, or their names alone."),
     ] = "none",
+    index: Annotated[
+        str | None,
+        typer.Option(help="exact, faiss-hnsw, faiss-ivfpq, lancedb, qdrant, milvus; none: search is exact."),
+    ] = None,
+    index_option: Annotated[
+        list[str] | None, typer.Option(help="key=value of the index. Repeatable.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle.")] = False,
     data: MovedData = None,
     as_json: Json = False,
@@ -32,7 +39,17 @@ def export(
     from mmrec.bundle.export import export as run_export
     from mmrec.bundle.export import summary
 
-    folder = run_export(run, to, ranker=ranker, format=format, images=images, data=data, overwrite=overwrite)
+    folder = run_export(
+        run,
+        to,
+        ranker=ranker,
+        format=format,
+        images=images,
+        index=index,
+        index_options=options(index_option),
+        data=data,
+        overwrite=overwrite,
+    )
     document = summary(folder)
     text = f"{folder}: {document['kind']} of {document['model']}, {document['bytes']:,} bytes"
     show(document, text, as_json=as_json)
