@@ -295,8 +295,8 @@ class Engine:
         columns = [name for name, kind in self.bundle.manifest.columns.items() if kind == "text"]
         table = pd.DataFrame({name: [text if name == columns[0] else None] for name in columns}, index=[0])
         picture = None if image is None else read_image(image, self.limits.image_pixels)
-        vectors: Floats = self._newcomers.vectors(table, [picture])
-        return vectors[0]
+        vectors = self._newcomers.vectors(table, [picture])
+        return np.asarray(vectors[0], dtype=np.float32)
 
     def score(self, request: ScoreRequest) -> Answer:
         """Probabilities by the ranker of the bundle.
@@ -311,7 +311,7 @@ class Engine:
         raise ConfigError(
             "a ranker that a bundle can ask",
             f"{entry.model}, which reads columns of {entry.dataset.name} that no bundle holds yet",
-            "score with its run: mmrec rerank",
+            "mmrec evaluate RUN --rerank RANKER_RUN",
         )
 
     def item(self, item_id: str) -> Answer:

@@ -19,7 +19,8 @@ Floats = NDArray[np.float32]
 def unit(vectors: Floats) -> Floats:
     """Vectors ``(n, d)`` of length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    scaled: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return scaled
 
 
 def index_of_cosines(vectors: Floats, attributes: Attributes) -> ExactIndex:
