@@ -292,7 +292,8 @@ class Engine:
                 f"encoders of {', '.join(self.encoders) or 'nothing'}",
                 "".join(f"mmrec serve BUNDLE --encoder {name}=NAME_OR_PATH" for name in lacking[:1]),
             )
-        columns = [name for name, kind in self.bundle.manifest.columns.items() if kind == "text"]
+        kinds = self.bundle.manifest.columns
+        columns = [str(name) for name in self.bundle.items if kinds.get(str(name)) == "text"]
         table = pd.DataFrame({name: [text if name == columns[0] else None] for name in columns}, index=[0])
         picture = None if image is None else read_image(image, self.limits.image_pixels)
         vectors = self._newcomers.vectors(table, [picture])
