@@ -37,9 +37,7 @@ def error_response(error: MMRecError) -> Response:
     if status == 500:
         log("fault", logging.ERROR, exception=error)
         return fault()
-    parts = {"expected": error.expected, "found": error.found, "do": error.do}
-    # half of a surrogate pair, which JSON can hold and UTF-8 cannot, may come back in what was found
-    reason = {name: text.encode(errors="replace").decode() for name, text in parts.items()}
+    reason = {"expected": error.expected, "found": error.found, "do": error.do}
     headers = error.headers if isinstance(error, ServiceError) else None
     return JSONResponse({"error": reason}, status, headers)
 

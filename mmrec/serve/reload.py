@@ -30,10 +30,11 @@ class Reloader:
         service: Where it is served.
         open_engine: Opens whatever is at ``path`` now.
         path: The bundle, or a link to one.
+        known: Its :func:`stamp` before it was opened.
     """
 
-    def __init__(self, service: Service, open_engine: Callable[[], Engine], path: Path) -> None:
-        self._service, self._open, self._path = service, open_engine, path
+    def __init__(self, service: Service, open_engine: Callable[[], Engine], path: Path, known: Stamp) -> None:
+        self._service, self._open, self._path, self._known = service, open_engine, path, known
         self._wanted = asyncio.Event()
 
     def ask(self) -> None:
@@ -54,18 +55,18 @@ class Reloader:
             look: Seconds between two looks.
             again: Seconds until a bundle that could not be opened is tried again.
         """
-        known, failed = stamp(self._path), -1.0
+        failed = -1.0
         while True:
             await asyncio.sleep(look)
             found = stamp(self._path)
             due = failed >= 0 and time.monotonic() - failed > again
-            if found is not None and (found != known or due):
-                known = found
+            if found is not None and (found != self._known or due):
                 failed = -1.0 if await self.reload() else time.monotonic()
 
     async def reload(self) -> bool:
         """Open the bundle and switch to it; False where it cannot be opened."""
         started, before = time.monotonic(), self._service.engine.hash
+        self._known = stamp(self._path)  # what changes while it is opened is another change
         try:
             engine = await asyncio.to_thread(self._open)
         except Exception as error:

@@ -55,7 +55,7 @@ def run(
     """
     _require("fastapi", "uvicorn")
     from mmrec.serve.app import make_app
-    from mmrec.serve.reload import Reloader
+    from mmrec.serve.reload import Reloader, stamp
     from mmrec.serve.server import open_socket, serve
 
     path, bounds, known = Path(bundle), validate(Limits, limits or {}, "--limit"), read_keys(keys)
@@ -65,6 +65,7 @@ def run(
         opened = Bundle(path, trust_models=trust_models)
         return Engine(opened, limits=bounds, encoders=encoders, exact=exact, index_options=index_options)
 
+    before = stamp(path)
     engine = open_engine()
     with open_socket(host, port) as listening:
         if host not in LOCAL and not known:
@@ -76,7 +77,8 @@ def run(
             **engine.bundle.manifest.counts.model_dump(include={"users", "items"}),
         )
         del engine  # else it would stay in memory after the bundle is changed for another
-        serve(service, make_app(service), listening, Reloader(service, open_engine, path), watch=watch)
+        reloader = Reloader(service, open_engine, path, before)
+        serve(service, make_app(service), listening, reloader, watch=watch)
 
 
 def _require(*modules: str) -> None:

@@ -23,7 +23,7 @@ from mmrec.serve.engine import Engine
 from mmrec.serve.errors import BusyError
 from mmrec.serve.gate import Gate
 from mmrec.serve.limits import Limits
-from mmrec.serve.reload import Reloader
+from mmrec.serve.reload import Reloader, stamp
 from mmrec.serve.requests import RecommendRequest
 from mmrec.serve.service import Service
 from tests.serve.clients import make_client, make_service
@@ -257,7 +257,7 @@ def test_a_broken_bundle_changes_nothing(bundles: dict[str, Path], tmp_path: Pat
     service = Service(Engine(Bundle(current)))
     client = make_client(service)
     before = client.get("/info").json()
-    reloader = Reloader(service, lambda: Engine(Bundle(current)), current)
+    reloader = Reloader(service, lambda: Engine(Bundle(current)), current, None)
 
     def damage(name: str, content: bytes) -> None:
         (current / name).write_bytes(content)
@@ -282,7 +282,7 @@ def test_watching_sees_links_and_files_change(bundles: dict[str, Path], tmp_path
     current = tmp_path / "current"
     current.symlink_to(bundles["lightgcn"])
     service = Service(Engine(Bundle(current)))
-    reloader = Reloader(service, lambda: Engine(Bundle(current)), current)
+    reloader = Reloader(service, lambda: Engine(Bundle(current)), current, stamp(current))
 
     def point_to(folder: Path) -> None:
         (tmp_path / "next").symlink_to(folder)
