@@ -56,11 +56,15 @@ def engine(engines: dict[str, Engine]) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def server(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process that serves, with short patience; a module's tests share it."""
-    yield from start_server(
-        bundles["lightgcn"],
-        tmp_path_factory.mktemp("server"),
-        "--limit=body_seconds=0.5",
-        "--limit=header_seconds=0.5",
-    )
+def current(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A link to the bundle that the server serves."""
+    link = tmp_path_factory.mktemp("server") / "current"
+    link.symlink_to(bundles["lightgcn"])
+    return link
+
+
+@pytest.fixture(scope="module")
+def server(current: Path) -> Iterator[Server]:
+    """A process that serves, with short patience, and watches the link; a module's tests share it."""
+    patience = ("--limit=body_seconds=0.5", "--limit=header_seconds=0.5")
+    yield from start_server(current, current.parent, "--watch", *patience)

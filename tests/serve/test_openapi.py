@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import checks
+from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks as openapi
 
 from mmrec.serve.app import make_app
@@ -19,24 +20,32 @@ CHECKS = [
     openapi.response_schema_conformance,
     openapi.negative_data_rejection,
 ]
+PATHS = 11
 
 
-@pytest.fixture(scope="module")
-def api(engine: Engine) -> schemathesis.BaseSchema:
-    return schemathesis.openapi.from_asgi("/openapi.json", make_app(make_service(engine)))
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_answers_fit_the_description(mode: GenerationMode, engine: Engine) -> None:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", make_app(make_service(engine)))
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == PATHS
+    asked = 0
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not (list(operation.iter_parameters()) or operation.body):
+            continue  # nothing to get wrong
 
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(
+            max_examples=15,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def ask(case: schemathesis.Case) -> None:
+            nonlocal asked
+            asked += 1
+            case.call_and_validate(checks=CHECKS)
 
-schema = schemathesis.pytest.from_fixture("api")
-
-
-@schema.parametrize()
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_answers_fit_the_description(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS)
+        ask()
+    assert asked > 60
