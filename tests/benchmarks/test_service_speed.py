@@ -1,78 +1,25 @@
-"""Requests a second of the whole service against the bare index, both in one run and one process."""
+"""Requests a second of the whole service against its bare index, both in one process and one run."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import statistics
-import threading
+import subprocess
+import sys
 import time
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-from mmrec.data.histories import Histories
-from mmrec.index import Index, build_index
-from mmrec.models.contracts import Users, Vectors
-from mmrec.serve.app import make_app
-from mmrec.serve.engine import Engine
-from mmrec.serve.limits import Limits
-from mmrec.serve.reload import Reloader
-from mmrec.serve.server import open_socket, serve
-from mmrec.serve.service import Service
+from tests.benchmarks.simulated_service import N_USERS, K
+from tests.serve.clients import Server
 
 pytestmark = pytest.mark.bench
 
-N_USERS, DIM, K = 10_000, 64, 10
-CLIENTS, SECONDS = 16, 6.0
+SECONDS = 5.0
 SIZES = [("exact", 18_000), ("faiss", 18_000), ("exact", 1_000_000), ("faiss", 1_000_000)]
-
-
-class SimulatedBundle:
-    """What the engine reads of a bundle of vectors, without files."""
-
-    kind = "vectors"
-    hash = "simulated-for-speed"
-
-    def __init__(self, n_items: int, index: Index, vectors: np.ndarray[Any, Any]) -> None:
-        rng = np.random.default_rng(1)
-        pairs = rng.integers(0, N_USERS, N_USERS * 20), rng.integers(0, n_items, N_USERS * 20)
-        users = torch.from_numpy(rng.standard_normal((N_USERS, DIM), dtype=np.float32))
-        self.items = pd.DataFrame({"item_id": [f"item-{row}" for row in range(n_items)]})
-        self.users = pd.DataFrame({"user_id": [f"user-{row}" for row in range(N_USERS)]})
-        self.attributes, self.titles = self.items[[]], [""] * n_items
-        self.item_vectors, self._index = vectors, index
-        self._vectors = Vectors.from_tables(users, torch.from_numpy(vectors))
-        self._seen = Histories.from_pairs(*pairs, N_USERS)
-        self.data = SimpleNamespace(features={})
-        self.manifest = SimpleNamespace(model="simulated", kind="vectors")
-
-    def index(self, **_: Any) -> Index:
-        return self._index
-
-    def seen(self, user: int) -> np.ndarray[Any, Any]:
-        return self._seen[user]
-
-    def user_vectors(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return self._vectors.users(Users.of(self._seen, users)).numpy()
-
-
-class _Thread(threading.Thread):
-    """Runs the service's loop beside the measuring thread; signals stay with the main thread."""
-
-    def __init__(self, service: Service) -> None:
-        super().__init__(daemon=True)
-        self.socket = open_socket("127.0.0.1", 0)
-        self.port, self.service = self.socket.getsockname()[1], service
-
-    def run(self) -> None:
-        reloader = Reloader(self.service, lambda: self.service.engine, None, None)  # type: ignore[arg-type]
-        serve(self.service, make_app(self.service), self.socket, reloader, watch=False)
 
 
 async def ask(port: int, seconds: float, clients: int) -> tuple[list[float], Counter[int]]:
@@ -100,40 +47,35 @@ async def ask(port: int, seconds: float, clients: int) -> tuple[list[float], Cou
     return times, statuses
 
 
-def bare(engine: Engine, seconds: float) -> float:
-    """Searches a second of the index alone, one user at a time, what they have left out."""
-    rng, count, end = np.random.default_rng(0), 0, time.perf_counter() + seconds
-    bundle = engine.bundle
-    assert engine.index is not None
-    while time.perf_counter() < end:
-        user = int(rng.integers(N_USERS))
-        engine.index.search(bundle.user_vectors(np.array([user])), K, deny=[bundle.seen(user)])
-        count += 1
-    return count / seconds
-
-
 @pytest.mark.parametrize(("backend", "n_items"), SIZES)
-def test_requests_a_second(backend: str, n_items: int) -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((n_items, DIM), dtype=np.float32)
-    index = build_index(backend, vectors)
-    limits = Limits(in_flight=8, queue=4)
-    engine = Engine(SimulatedBundle(n_items, index, vectors), limits=limits)  # type: ignore[arg-type]
-    service = Service(engine)
-    thread = _Thread(service)
-    thread.start()
-    asyncio.run(ask(thread.port, 1.0, 4))  # warm
-    alone = bare(engine, SECONDS / 2)
-    single, _ = asyncio.run(ask(thread.port, SECONDS / 2, 1))
-    times, statuses = asyncio.run(ask(thread.port, SECONDS, 8))
-    _, crowd = asyncio.run(ask(thread.port, SECONDS / 2, CLIENTS * 2))
+def test_requests_a_second(backend: str, n_items: int, tmp_path: Path) -> None:
+    """One client, eight (as many as may be in flight), and more than places and queue hold."""
+    command = [sys.executable, "-m", "tests.benchmarks.simulated_service", backend, str(n_items)]
+    with (tmp_path / "log").open("wb") as stderr:
+        process = subprocess.Popen(command, stderr=stderr)
+    server = Server(process, "", tmp_path / "log")
+    try:
+        server.url = server.wait_for("listening", patience=600)["url"]
+        alone = server.lines("bare")[0]["searches"]
+        asyncio.run(ask(server.port, 1.0, 4))  # warm
+        single, _ = asyncio.run(ask(server.port, SECONDS, 1))
+        times, statuses = asyncio.run(ask(server.port, SECONDS, 8))
+        _, crowd = asyncio.run(ask(server.port, SECONDS, 32))
+        sizes = server.get("/metrics").text
+    finally:
+        process.kill()
+        process.wait()
     p50, p95, p99 = (1000 * float(np.quantile(times, q)) for q in (0.5, 0.95, 0.99))
+    one, total, batches = 1000 * float(np.median(single)), _value(sizes, "sum"), _value(sizes, "count")
     print(
-        f"\n{backend} {n_items:,}: {statuses[200] / SECONDS:.0f} requests/s by 8 clients, "
-        f"p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms; one client p50 "
-        f"{1000 * statistics.median(single):.2f} ms, {1000 * statistics.median(single) * alone / 1000:.1f} times "
-        f"the bare index ({1000 / alone:.2f} ms); {CLIENTS * 2} clients: {dict(crowd)}"
+        f"\n{backend}, {n_items:,} items: 8 clients {statuses[200] / SECONDS:.0f} requests/s, p50 {p50:.1f} ms, "
+        f"p95 {p95:.1f} ms, p99 {p99:.1f} ms; one client p50 {one:.2f} ms, {one * alone / 1000:.1f} times the bare "
+        f"search of {1000 / alone:.2f} ms; 32 clients {dict(crowd)}; {total / batches:.1f} lists a search"
     )
     assert set(statuses) == {200}
     assert set(crowd) <= {200, 503}
     assert crowd[200] > 0
+
+
+def _value(metrics: str, name: str) -> float:
+    return float(metrics.split(f"\nmmrec_batch_size_{name} ")[1].split("\n")[0])

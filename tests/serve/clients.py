@@ -62,13 +62,14 @@ class Server:
         documents = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [document for document in documents if document["event"] == event]
 
-    def wait_for(self, event: str, n: int = 1) -> dict[str, Any]:
-        """The n-th line of a kind, when it is there."""
-        end = time.monotonic() + PATIENCE
-        while len(found := self.lines(event)) < n:
+    def wait_for(self, event: str, patience: float = PATIENCE) -> dict[str, Any]:
+        """The first line of a kind, when it is there."""
+        end = time.monotonic() + patience
+        while not (found := self.lines(event)):
+            assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, f"no {event!r} in {self.log.read_text()}"
             time.sleep(0.02)
-        return found[n - 1]
+        return found[0]
 
     def post(self, path: str, body: Any) -> httpx2.Response:
         return httpx2.post(self.url + path, json=body, timeout=PATIENCE)
