@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmrec.bundle.contents import read_contents
 from mmrec.bundle.ids import check_histories, check_ids
+from mmrec.bundle.index import attributes_of, open_index
 from mmrec.bundle.inputs import parse_inputs
 from mmrec.bundle.manifest import (
     CHECKPOINT,
@@ -26,14 +27,17 @@ from mmrec.bundle.manifest import (
 from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
 from mmrec.config import ExperimentConfig
-from mmrec.data.dataset import find_row, titles_of
+from mmrec.data.dataset import TrainingData, find_row, titles_of
 from mmrec.data.histories import Histories, Ids
 from mmrec.errors import ConfigError, DataError
+from mmrec.files import content_hash
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from mmrec.bundle.ranker import BundleRanker
+    from mmrec.index import Index
     from mmrec.models.contracts import Users, Vectors
 
 Floats = NDArray[np.float32]
@@ -87,6 +91,11 @@ class Bundle:
         return self.manifest.kind
 
     @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the manifest's content, so of all files that it names."""
+        return content_hash(self.manifest.model_dump(mode="json"))
+
+    @cached_property
     def _user_rows(self) -> dict[str, int]:
         return {user_id: row for row, user_id in enumerate(self.users["user_id"].tolist())}
 
@@ -130,6 +139,19 @@ class Bundle:
         pictures = self.manifest.pictures
         return {} if pictures is None else parse_pictures(self._files.read(PICTURES), pictures)
 
+    def has_picture(self, item: int) -> bool:
+        """Whether :meth:`picture` gives one.
+
+        Raises:
+            DataError: No such internal id.
+        """
+        return self._picture_name(item) is not None
+
+    def _picture_name(self, item: int) -> str | None:
+        check_ids([item], self.manifest.counts.items, "items")
+        name = self.items["image"].iloc[item] if "image" in self.items else None
+        return name if isinstance(name, str) and name in self._pictures else None
+
     def picture(self, item: int) -> tuple[bytes, str] | None:
         """Content and media type of an item's picture; None where it has none, or the bundle came without pictures.
 
@@ -137,11 +159,8 @@ class Bundle:
             BundleError: It is missing or was changed.
             DataError: No such internal id.
         """
-        check_ids([item], self.manifest.counts.items, "items")
-        name = self.items["image"].iloc[item] if "image" in self.items else None
-        if not isinstance(name, str) or name not in self._pictures:
-            return None
-        return read_picture(self.path, name, self._pictures[name])
+        name = self._picture_name(item)
+        return None if name is None else read_picture(self.path, name, self._pictures[name])
 
     @cached_property
     def model(self) -> Any:
@@ -154,9 +173,46 @@ class Bundle:
         if self.kind == "vectors":
             raise ConfigError("a bundle with a model", f"vectors alone in {self.path}", "use the vectors")
         config = self._config(CONFIG, self.manifest.model)
+        return rebuild(config, self.data, self._files.read(CHECKPOINT), CHECKPOINT)
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """What users have seen, and the features and codes that the model reads; a bundle of kind ``vectors`` has none.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        if self.kind == "vectors":
+            return TrainingData(self.manifest.counts.users, self.manifest.counts.items, self._seen, {})
         inputs = self._files.read(INPUTS), self._files.read(INPUT_TENSORS)
-        data = parse_inputs(*inputs, self._seen, self.manifest.counts.items)
-        return rebuild(config, data, self._files.read(CHECKPOINT), CHECKPOINT)
+        return parse_inputs(*inputs, self._seen, self.manifest.counts.items)
+
+    @cached_property
+    def attributes(self) -> pd.DataFrame:
+        """The columns of :attr:`items` that filters can ask for; see :mod:`mmrec.where`."""
+        return attributes_of(self.items, self.manifest.columns)
+
+    def index(self, *, exact: bool = False, **options: Any) -> Index:
+        """The saved index over the item vectors, or exact search where the bundle has none; ids are internal.
+
+        FAISS reads its own file with code that was not written for files of somebody with intentions: search a
+        stranger's bundle exactly.
+
+        Args:
+            exact: Search exactly, whatever is saved.
+            options: Over the saved ones, such as ``api_key``; ``uri`` where items lie on a server.
+
+        Raises:
+            BundleError: The index is damaged, or leads out of the bundle.
+            ConfigError: Scores of this kind of bundle are no inner products; the index's package is not installed; it
+                lies on a server that ``uri`` does not name.
+        """
+        from mmrec.index import build_index
+
+        vectors = self.item_vectors
+        if exact or self.manifest.index is None:
+            return build_index("exact", vectors, self.attributes, **options)
+        return open_index(self.path, self.manifest, self.attributes, options)
 
     def ranker(self) -> BundleRanker | None:
         """The second stage, built once; None where the bundle has none.

@@ -76,6 +76,9 @@ def _model(manifest: Manifest, config: Mapping[str, Any]) -> str:
     lines = [f"seed {trained.seed}, best epoch {trained.best_epoch}, config hash `{trained.config_hash}`"]
     if manifest.dim is not None:
         lines.append(f"vectors of width {manifest.dim}")
+    if manifest.index is not None:
+        recall = ", ".join(f"{name} {value:.3f}" for name, value in manifest.index.recall.items())
+        lines.append(f"with an index, {manifest.index.backend}; against exact search: {recall}")
     params = [f"| {name} | {value} |" for name, value in config["params"].items()]
     table = ["| hyper-parameter | value |", "|---|---|", *params]
     return _bullets(lines) + ("\n\n" + "\n".join(table) if params else "")

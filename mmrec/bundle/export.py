@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import mmrec
 from mmrec.bundle.card import write_card
+from mmrec.bundle.index import QUERIES, attributes_of, parse_index, write_index
 from mmrec.bundle.inputs import write_inputs, write_seen
 from mmrec.bundle.manifest import (
     CARD,
@@ -32,6 +33,7 @@ from mmrec.bundle.manifest import (
     Evaluated,
     EvaluatedRows,
     FileEntry,
+    Index,
     Kind,
     Manifest,
     RankerEntry,
@@ -73,6 +75,7 @@ class _Trained:
         seen: Training items of each user as the model reads them.
         items: ``(n_items, d)``; None where scores are no inner products.
         users: ``(n_users, d)``; None where users have no vectors of their own.
+        vectors: Items and users as the model gives them; None where scores are no inner products.
     """
 
     run: Run
@@ -83,6 +86,7 @@ class _Trained:
     seen: Histories
     items: NDArray[np.float32] | None
     users: NDArray[np.float32] | None
+    vectors: Vectors | None
 
 
 def export(
@@ -92,6 +96,8 @@ def export(
     ranker: Run | str | Path | None = None,
     format: Literal["bundle"] | Format = "bundle",
     images: How = "none",
+    index: str | None = None,
+    index_options: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -120,6 +126,9 @@ def export(
         format: ``bundle``, or vectors and ids alone as ``parquet``, ``npy`` or ``lance``.
         images: ``copy`` the pictures into the bundle, ``link`` them (hard links: no space, same file system), or
             ``none``: their names alone.
+        index: Build and save an index over the item vectors: ``exact``, ``faiss-hnsw``, ``faiss-ivfpq``, ``lancedb``,
+            ``qdrant``, ``milvus``. Its recall against exact search goes into the manifest. None: search is exact.
+        index_options: Of the index; see the ``Options`` of its module in :mod:`mmrec.index`.
         data: Where the dataset is now, if it has moved.
         overwrite: Replace a bundle. A reader finds the old one or the new one
             (:func:`mmrec.files.atomic_folder` says how).
@@ -135,18 +144,19 @@ def export(
         NotFittedError: The run is not finished, its checkpoint is damaged, or its vectors are not finite.
     """
     to = Path(to)
-    _check_options(format, images, has_ranker=ranker is not None)
+    _check_options(format, images, has_ranker=ranker is not None, index=index)
     _check_target(to, overwrite=overwrite)
     trained = _open(run if isinstance(run, Run) else Run(run), data)
     second = None if ranker is None else _open_ranker(ranker, trained)
-    if format != "bundle" and trained.items is None:
+    if trained.items is None and (format != "bundle" or index is not None):
+        option = f"--format {format}" if index is None else f"--index {index}"
         raise ConfigError(
-            f"a model with vectors for --format {format}", trained.run.config.model, "export a bundle"
+            f"a model with vectors for {option}", trained.run.config.model, "export a bundle without an index"
         )
     remove_leftovers(to.parent, glob.escape(to.name))
     with atomic_folder(to, overwrite=overwrite) as folder:
         if format == "bundle":
-            _write_bundle(folder, trained, second, images)
+            _write_bundle(folder, trained, second, images, (index, index_options or {}))
         else:
             description = _description(trained).items()
             document = {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in description}
@@ -155,16 +165,23 @@ def export(
     return to
 
 
-def _check_options(format: str, images: str, *, has_ranker: bool) -> None:
+def _check_options(format: str, images: str, *, has_ranker: bool, index: str | None) -> None:
     formats = ("bundle", *get_args(Format))
     if format not in formats:
         raise ConfigError(f"format {', '.join(formats)}", repr(format), "choose one of them")
     if images not in get_args(How):
         raise ConfigError(f"images {', '.join(get_args(How))}", repr(images), "choose one of them")
-    if format != "bundle" and (has_ranker or images != "none"):
-        found = "a ranker" if has_ranker else f"images {images}"
+    others = {
+        "a ranker": has_ranker,
+        f"images {images}": images != "none",
+        f"index {index}": index is not None,
+    }
+    found = next((name for name, given in others.items() if given), None)
+    if format != "bundle" and found is not None:
         raise ConfigError(f"vectors and ids alone for --format {format}", found, "export a bundle")
     check_installed(format)
+    if index is not None:
+        parse_index(index)
 
 
 def _check_target(to: Path, *, overwrite: bool) -> None:
@@ -205,14 +222,14 @@ def _open(run: Run, moved: str | Path | None) -> _Trained:
     model = run.model(data)
     contract = contract_of(type(model))
     kind: Kind = "generator" if contract == "generator" else "scores"
-    items = users = None
+    items = users = vectors = None
     if contract == "retriever":
         with torch.no_grad():
-            vectors: Vectors = model.vectors()
+            vectors = model.vectors()
         kind = "sequence" if vectors.table is None else "vectors"
         items = _array(vectors.items, run)
         users = None if vectors.table is None else _array(vectors.table, run)
-    return _Trained(run, dataset, split, data, kind, training_histories(model, data), items, users)
+    return _Trained(run, dataset, split, data, kind, training_histories(model, data), items, users, vectors)
 
 
 def _open_ranker(run: Run | str | Path, trained: _Trained) -> Reranker:
@@ -231,7 +248,13 @@ def _array(vectors: Any, run: Run) -> NDArray[np.float32]:
     return array
 
 
-def _write_bundle(folder: Path, trained: _Trained, ranker: Reranker | None, images: How) -> None:
+def _write_bundle(
+    folder: Path,
+    trained: _Trained,
+    ranker: Reranker | None,
+    images: How,
+    index: tuple[str | None, Mapping[str, Any]],
+) -> None:
     import safetensors.numpy
 
     write_table(folder / ITEMS, trained.dataset.items)
@@ -250,6 +273,7 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Reranker | None, imag
         written = write_ranker(folder, ranker, trained.split.train)
         second = RankerEntry(**_provenance(ranker.run), evaluations=evaluations, **written)
     pictures = write_pictures(folder, trained.dataset, images)
+    columns = trained.dataset.manifest["columns"].get("items", {})
     content = {
         **_description(trained),
         "mmrec": mmrec.__version__,
@@ -257,10 +281,10 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Reranker | None, imag
         **_provenance(trained.run),
         "split": Source(name=trained.split.name, hash=trained.split.hash),
         "split_protocol": str(trained.split.manifest["protocol"]),
-        "columns": {str(k): str(v) for k, v in trained.dataset.manifest["columns"].get("items", {}).items()},
+        "columns": {str(k): str(v) for k, v in columns.items()},
         "evaluations": _evaluations(trained.run, Evaluated),
         "pictures": pictures,
-        "index": None,
+        "index": _write_index(folder, trained, columns, *index),
         "ranker": second,
     }
     # The card is one of the files, and says what the manifest says of everything else.
@@ -268,6 +292,30 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Reranker | None, imag
     write_text(folder / CARD, write_card(unsealed, trained.run.config.document()))
     manifest = Manifest(**content, files=_seal(folder))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _write_index(
+    folder: Path, trained: _Trained, columns: Mapping[str, str], name: str | None, options: Mapping[str, Any]
+) -> Index | None:
+    if name is None:
+        return None
+    assert trained.items is not None
+    attributes = attributes_of(trained.dataset.items, columns)
+    return write_index(folder, name, options, trained.items, attributes, _queries(trained))
+
+
+def _queries(trained: _Trained) -> NDArray[np.float32]:
+    """Vectors ``(b, d)`` of some users with items, to measure an index by."""
+    import torch
+
+    from mmrec.models.contracts import Users
+
+    assert trained.vectors is not None
+    users = np.flatnonzero(trained.seen.counts)
+    if len(users) > QUERIES:
+        users = np.sort(np.random.default_rng(0).choice(users, QUERIES, replace=False))
+    with torch.no_grad():
+        return _array(trained.vectors.users(Users.of(trained.seen, users)), trained.run)
 
 
 def _description(trained: _Trained) -> dict[str, Any]:

@@ -26,6 +26,7 @@ ITEM_VECTORS, USER_VECTORS = "item_vectors.safetensors", "user_vectors.safetenso
 CONFIG, CHECKPOINT = "model/config.json", "model/checkpoint.safetensors"
 INPUTS, INPUT_TENSORS = "model/inputs.json", "model/inputs.safetensors"
 PICTURES = "pictures.parquet"
+INDEX = "index"  # a folder
 RANKER_CONFIG, RANKER_CHECKPOINT = "ranker/config.json", "ranker/checkpoint.safetensors"
 RANKER_INPUTS, RANKER_INPUT_TENSORS = "ranker/inputs.json", "ranker/inputs.safetensors"
 RANKER_HISTORIES, RANKER_CALIBRATION = "ranker/histories.safetensors", "ranker/calibration.json"

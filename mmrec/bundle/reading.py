@@ -108,7 +108,7 @@ def _changed(name: str, entry: FileEntry, root: Path) -> BundleError:
     )
 
 
-def parse_json(content: bytes, where: str) -> Any:
+def parse_json(content: bytes, where: str, *, depth: int = MOST_DEPTH) -> Any:
     """JSON without what makes parsers differ or fail: keys given twice, NaN, bottomless nesting.
 
     Raises:
@@ -118,11 +118,11 @@ def parse_json(content: bytes, where: str) -> Any:
         value = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"JSON in {where}", f"{error}", AGAIN) from None
-    level, depth = [value], 0
+    level, deep = [value], 0
     while level := [part for whole in level for part in _parts(whole)]:
-        depth += 1
-        if depth > MOST_DEPTH:
-            raise BundleError(f"JSON at most {MOST_DEPTH} deep in {where}", "a deeper one", STRANGE)
+        deep += 1
+        if deep > depth:
+            raise BundleError(f"JSON at most {depth} deep in {where}", "a deeper one", STRANGE)
     return value
 
 

@@ -13,7 +13,7 @@ from mmrec import __version__
 from mmrec.cli.codes import tokenize
 from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
 from mmrec.cli.data import data_app, encode
-from mmrec.cli.serving import export
+from mmrec.cli.serving import export, serve
 from mmrec.errors import MMRecError
 
 app = typer.Typer(
@@ -266,6 +266,7 @@ def compare(
 app.command(epilog="Example: mmrec export runs/shop/freedom-1a2b3c-seed0 --to bundles/shop --images copy")(
     export
 )
+app.command(epilog="Example: mmrec serve bundles/shop --port 8000")(serve)
 
 
 @app.command(epilog="Example: mmrec models --json")

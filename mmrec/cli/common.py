@@ -44,6 +44,23 @@ def key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def options(pairs: list[str] | None) -> dict[str, Any]:
+    """Options given as ``key=value``, each value in YAML: a number, true, or text.
+
+    Raises:
+        ConfigError: No such pair.
+    """
+    import yaml
+
+    found = {}
+    for key, value in map(key_value, pairs or []):
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"a YAML value for {key}", f"{value!r}: {error}", "quote it") from None
+    return found
+
+
 def accuracy(metrics: dict[str, float]) -> str:
     """Recall and ndcg in a line, or how well clicks are foretold."""
     shown = ("recall", "ndcg", "auc", "gauc", "logloss", "logloss_calibrated")

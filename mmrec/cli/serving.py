@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.common import Json, MovedData, RunPath, show
+from mmrec.cli.common import Json, MovedData, RunPath, key_value, options, show
 
 
 def export(
@@ -24,6 +24,13 @@ def export(
         Literal["copy", "link", "none"],
         typer.Option(help="Pictures in the bundle: copied, hard-linked, or their names alone."),
     ] = "none",
+    index: Annotated[
+        str | None,
+        typer.Option(help="exact, faiss-hnsw, faiss-ivfpq, lancedb, qdrant, milvus; none: search is exact."),
+    ] = None,
+    index_option: Annotated[
+        list[str] | None, typer.Option(help="key=value of the index. Repeatable.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle.")] = False,
     data: MovedData = None,
     as_json: Json = False,
@@ -32,7 +39,60 @@ def export(
     from mmrec.bundle.export import export as run_export
     from mmrec.bundle.export import summary
 
-    folder = run_export(run, to, ranker=ranker, format=format, images=images, data=data, overwrite=overwrite)
+    folder = run_export(
+        run,
+        to,
+        ranker=ranker,
+        format=format,
+        images=images,
+        index=index,
+        index_options=options(index_option),
+        data=data,
+        overwrite=overwrite,
+    )
     document = summary(folder)
     text = f"{folder}: {document['kind']} of {document['model']}, {document['bytes']:,} bytes"
     show(document, text, as_json=as_json)
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, or a link to one.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
+    keys: Annotated[
+        Path | None, typer.Option(help="File with an API key on each line; or set MMREC_API_KEYS.")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="modality=NAME_OR_PATH, to place new items. Repeatable.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="name=value, for example k=100 or seconds=2. Repeatable.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Search exactly, whatever index is saved.")] = False,
+    index_option: Annotated[
+        list[str] | None, typer.Option(help="key=value over the saved index's. Repeatable.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Open the bundle anew when it changes.")] = False,
+    trust_models: Annotated[
+        bool, typer.Option("--trust-models", help="Load a model class of somebody else, which runs its code.")
+    ] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Least level to log.")
+    ] = "info",
+) -> None:
+    """Serve a bundle over HTTP; SIGHUP opens it anew, SIGTERM ends it when all is answered."""
+    from mmrec.serve.run import run
+
+    run(
+        bundle,
+        host=host,
+        port=port,
+        keys=keys,
+        encoders=dict(map(key_value, encoder or [])),
+        limits=options(limit),
+        exact=exact,
+        index_options=options(index_option),
+        watch=watch,
+        trust_models=trust_models,
+        log_level=log_level,
+    )

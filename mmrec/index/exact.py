@@ -102,11 +102,13 @@ class ExactIndex:
 
     def _filter_mask(self, where: Filter) -> Mask:
         key = str(where)
-        if key not in self._masks:
+        mask = self._masks.get(key)  # another thread may clear them at any time
+        if mask is None:
+            mask = where.mask(self.items.attributes)
             if len(self._masks) >= MASKS:
                 self._masks.clear()
-            self._masks[key] = where.mask(self.items.attributes)
-        return self._masks[key]
+            self._masks[key] = mask
+        return mask
 
     def search_among(self, request: Request, permitted: Mask | None) -> Found:
         """Find the best of the permitted rows."""
