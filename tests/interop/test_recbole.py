@@ -419,16 +419,27 @@ def test_nothing_of_recbole_is_imported_unasked(forks: Forks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("short", "params"),
-    [("MultiVAE", {}), ("SASRec", {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 10})],
+    ("short", "params", "batch_size"),
+    [("MultiVAE", {}, 64), ("SASRec", SMALL["SASRec"], 256)],
 )
 def test_interrupted_and_resumed_is_the_same_run(
-    short: str, params: dict[str, Any], small_shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: str,
+    params: dict[str, Any],
+    batch_size: int,
+    small_shop: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mmrec.interop.recbole import model_class
 
     config = config_of(
-        small_shop, name_of(short), params=params, epochs=2, batch_size=64, checkpoint_seconds=0.0, lr=0.01
+        small_shop,
+        name_of(short),
+        params=params,
+        epochs=2,
+        batch_size=batch_size,
+        checkpoint_seconds=0.0,
+        lr=0.01,
     )
     whole = run_training(config, run=tmp_path / "whole", show_progress=False)
     kind, calls = model_class(name_of(short)), 0
