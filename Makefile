@@ -19,7 +19,7 @@ demo: $(READY)  ## make a toy shop, train three models, write runs/demo/report.h
 	$(BIN)/mmrec demo
 
 test: lint  ## lint, types, spelling and the default tests, in two processes
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: $(READY)  ## ruff, mypy and typos
 	$(BIN)/ruff check .

@@ -11,15 +11,22 @@ import pytest
 from mmrec.data.dataset import Dataset
 from mmrec.runs import Run
 from tests.command_line import Command, make_command
+from tests.forks import Forks
 from tests.small_shop import config_of, make_small_shop
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup`` a file's tests stay in one process, which then makes their fixtures once."""
+    """With ``--dist loadgroup`` a file's tests stay in one process, which then makes their fixtures once.
+
+    So do all that fork: they share a server.
+    """
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+            group = (
+                "forks" if "forks" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+            )
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +35,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Processes that cost milliseconds; what uses them is in one group, so that one server is enough."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

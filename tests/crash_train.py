@@ -1,8 +1,7 @@
 """Run by a test: kill -9 trainings at random moments and at file operations, and after each kill resume.
 
-Usage: python -m tests.crash_train FOLDER NAME …
-Trains each FOLDER/NAME.json in forks of one process, which cost milliseconds where a fresh process costs seconds.
-Prints for each how many kills there were.
+Arguments: FOLDER NAME …
+Trains each FOLDER/NAME.json in forks, and prints for each how many kills there were.
 """
 
 from __future__ import annotations
@@ -134,7 +133,3 @@ def main() -> None:
         counts[name] = examine(document, folder / "run")
         shutil.rmtree(folder / "run")
     print(json.dumps(counts))
-
-
-if __name__ == "__main__":
-    main()

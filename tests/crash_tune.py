@@ -1,8 +1,7 @@
 """Run by a test: searches that are killed with SIGKILL, and searches that workers share.
 
-Usage: python -m tests.crash_tune FOLDER
-Searches FOLDER/killed.json and FOLDER/shared.json in forks of one process, which cost milliseconds where a fresh
-process costs seconds, and prints what came of it.
+Argument: FOLDER
+Searches FOLDER/killed.json and FOLDER/shared.json in forks, and prints what came of it.
 """
 
 from __future__ import annotations
@@ -89,7 +88,3 @@ def main() -> None:
     killed, shared = (json.loads((folder / f"{name}.json").read_text()) for name in ("killed", "shared"))
     tune(killed, to=folder / "warm", overrides=["search.trials=1"], show_progress=False)  # imports, once
     print(json.dumps(kill_and_resume(killed, folder / "killed") | share(shared, folder / "shared")))
-
-
-if __name__ == "__main__":
-    main()

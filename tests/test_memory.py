@@ -1,36 +1,42 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 
 import pytest
 
-FAULTS = """
-import resource, sys
-import torch
-if sys.argv[1] == "kept":
-    from mmrec.memory import keep_freed_memory
-    keep_freed_memory()
-def work():
-    for _ in range(4):
-        one, two = torch.ones(10_000_000), torch.ones(10_000_000)
-        three = one + two
-        del one, two
-        four = torch.ones(1_000_000)
-        del three
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+from tests.forks import Forks
+
+
+def print_faults() -> None:
+    """Page faults of some work on large tensors, done for the second time."""
+    import torch
+
+    def work() -> None:
+        for _ in range(4):
+            one, two = torch.ones(10_000_000), torch.ones(10_000_000)
+            three = one + two
+            del one, two
+            four = torch.ones(1_000_000)
+            del three
+        del four
+
+    if sys.argv[1] == "kept":
+        from mmrec.memory import keep_freed_memory
+
+        keep_freed_memory()
+    work()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
-def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
+def test_memory_that_was_freed_is_used_again_without_page_faults(forks: Forks) -> None:
     default, kept = (
-        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
-        for how in ("default", "kept")
+        int(forks.run("tests.test_memory:print_faults", how).stdout) for how in ("default", "kept")
     )
     assert kept < 2000  # a page is 4 KiB: 500 MB are written in each round
     assert kept < default / 10

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,47 +10,36 @@ import pytest
 
 import mmrec
 from mmrec import _PUBLIC
+from tests.forks import Forks
 
 VERBS = ("compare", "encode", "evaluate", "explain", "recommend", "train", "tune")
 
 # Each runs in a process that has imported nothing of mmrec; {0} is a verb.
 SCENARIOS = [
-    "import mmrec; verb = mmrec.{0}",
-    "from mmrec import {0} as verb",
-    "import mmrec.{0}; verb = mmrec.{0}",
-    "import mmrec; mmrec.{0}; import mmrec.{0}; verb = mmrec.{0}",
-    "import mmrec.runs, mmrec.cli; import mmrec; verb = mmrec.{0}",
-    "from mmrec.train import train; from mmrec.evaluate import evaluate; import mmrec; verb = mmrec.{0}",
-    "import importlib; importlib.import_module('mmrec.{0}'); import mmrec; verb = mmrec.{0}",
+    "import mmrec; verbs = [mmrec.{0}]",
+    "from mmrec import {0}; verbs = [{0}]",
+    "import mmrec.{0}; verbs = [mmrec.{0}]",
+    "import mmrec; mmrec.{0}; import mmrec.{0}; verbs = [mmrec.{0}]",
+    "import importlib; importlib.import_module('mmrec.{0}'); import mmrec; verbs = [mmrec.{0}]",
 ]
-FORKS = """
-import os, sys, torch, pandas  # once; what is of mmrec is imported in each fork
-failed = []
-for line in sys.stdin.read().splitlines():
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            names = {}
-            exec(line, names)
-            try:
-                names["verb"]()
-            except TypeError as error:  # the function was reached: it wants arguments
-                status = 0 if "missing" in str(error) else 2
-        finally:
-            os._exit(status)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        failed.append(line)
-print("\\n".join(failed))
-"""
+# These import much, so that one process asks for all verbs.
+LONG_SCENARIOS = [
+    "import mmrec.runs, mmrec.cli; import mmrec",
+    "from mmrec.train import train; from mmrec.evaluate import evaluate; import mmrec",
+]
 
 
-def test_verbs_are_callable_in_every_import_order() -> None:
-    lines = [scenario.format(verb) for scenario in SCENARIOS for verb in VERBS]
-    ended = subprocess.run(
-        [sys.executable, "-c", FORKS], input="\n".join(lines), capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.strip() == "", ended.stderr
+def test_verbs_are_callable_in_every_import_order(forks: Forks) -> None:
+    orders = {scenario.format(verb): 1 for scenario in SCENARIOS for verb in VERBS}
+    every = ", ".join(f"mmrec.{verb}" for verb in VERBS)
+    orders |= {f"{scenario}; verbs = [{every}]": len(VERBS) for scenario in LONG_SCENARIOS}
+    ended = forks.run("tests.import_orders:main", *orders)
+    assert ended.returncode == 0, ended.stderr
+    for (order, calls), errors in zip(orders.items(), json.loads(ended.stdout), strict=True):
+        assert len(errors) == calls, (order, errors)
+        for error in errors:  # the function was reached: it wants arguments
+            assert error.startswith("TypeError"), (order, error)
+            assert "missing" in error, (order, error)
 
 
 @pytest.mark.parametrize("name", _PUBLIC)

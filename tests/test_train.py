@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from mmrec.data.split_files import write_split
 from mmrec.errors import ConfigError, DataError, DiskError, NotFittedError
 from mmrec.runs import BEST, LAST, Run, load_tensors, log_metrics
 from mmrec.train import learning_rate, train
+from tests.forks import Forks
 from tests.small_shop import config_of, copy_shop, seal_test, write_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -414,46 +414,36 @@ def test_ctrl_c_saves_and_leaves_a_run_to_resume(
     assert results_of(train(tmp_path / "run", resume=True, show_progress=False).path) == expected
 
 
-def test_ctrl_c_on_the_command_line_exits_with_130(small_shop: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_on_the_command_line_exits_with_130(small_shop: Dataset, tmp_path: Path, forks: Forks) -> None:
     document = config_of(small_shop, "tests.broken_models:Slow", epochs=4)
     config = write_config(tmp_path / "config.yaml", document)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmrec", "train", str(config), "--run", str(tmp_path / "run")],
-        cwd=ROOT,
-        env={**os.environ, "MMREC_TEST_PAUSE": "0.2", "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = forks.start(
+        "mmrec.cli:main", "train", config, "--run", tmp_path / "run", MMREC_TEST_PAUSE="0.2"
     )
     log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "interrupted and saved" in err
-    assert "Traceback" not in err
-    assert out == ""
+    os.kill(process.pid, signal.SIGINT)
+    ended = process.wait()
+    assert ended.returncode == 130, ended.stderr
+    assert "interrupted and saved" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
     resumed = results_of(train(tmp_path / "run", resume=True, show_progress=False).path)
     assert resumed == results_of(run_training(document, tmp_path / "whole").path)
 
 
-def test_killed_at_random_moments_and_at_file_operations(small_shop: Dataset, tmp_path: Path) -> None:
-    """Forks of one process train and are killed with SIGKILL: see tests/crash_train.py."""
+def test_killed_at_random_moments_and_at_file_operations(
+    small_shop: Dataset, tmp_path: Path, forks: Forks
+) -> None:
+    """See tests/crash_train.py."""
     documents = {
         "freedom": config_of(small_shop, "freedom", **FEATURES, epochs=5, checkpoint_seconds=0),
         "dropout": config_of(small_shop, DROPOUT_MODEL, epochs=5, checkpoint_seconds=0),
     }
     for name, document in documents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.crash_train", str(tmp_path), *documents],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = forks.run("tests.crash_train:main", tmp_path, *documents)
     assert ended.returncode == 0, ended.stderr[-3000:]
     for counts in json.loads(ended.stdout).values():
         assert counts["random kills"] >= 2

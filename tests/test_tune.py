@@ -28,6 +28,7 @@ from mmrec.tune.results import Search
 from mmrec.tune.search import tune
 from mmrec.tune.worker import Worker
 from tests.command_line import Command
+from tests.forks import Forks
 from tests.small_shop import config_of, seal_test, write_config
 from tests.test_bad_input import check_refused, contents
 from tests.test_train import results_of
@@ -335,8 +336,8 @@ def test_interrupted_and_resumed_makes_the_same_trials(
         )
 
 
-def test_killed_at_any_moment_and_several_workers(small_shop: Dataset, tmp_path: Path) -> None:
-    """See tests/crash_tune.py; in one process of its own, whose forks cost little."""
+def test_killed_at_any_moment_and_several_workers(small_shop: Dataset, tmp_path: Path, forks: Forks) -> None:
+    """See tests/crash_tune.py."""
     documents = {
         "killed": experiment(small_shop, trials=2, pruner="median", startup_trials=1, warmup_epochs=1),
         "shared": experiment(
@@ -346,11 +347,7 @@ def test_killed_at_any_moment_and_several_workers(small_shop: Dataset, tmp_path:
     documents["killed"]["train"]["checkpoint_seconds"] = 0
     for name, document in documents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.crash_tune", tmp_path],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MMREC_TEST_PAUSE": "0.01"},
-    )  # fmt: skip
+    ended = forks.run("tests.crash_tune:main", tmp_path, MMREC_TEST_PAUSE="0.01")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["kills"] >= 5

@@ -1,7 +1,7 @@
 """Run by a test: kill -9 an export before calls to the file system, and look at what is there afterwards.
 
-Usage: python -m tests.bundle.crash_export RUN OLD_BUNDLE FOLDER
-Exports in forks of one process. Prints how many kills there were, and how many found the new bundle already there.
+Arguments: RUN OLD_BUNDLE FOLDER
+Exports in forks. Prints how many kills there were, and how many found the new bundle already there.
 """
 
 from __future__ import annotations
@@ -98,7 +98,3 @@ def main() -> None:
     run, old, folder = Run(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     export(run, folder / "warm")  # imports, once
     print(json.dumps([examine(run, place, folder / "work") for place in (None, old)]))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,8 +7,6 @@ import os
 import pickle
 import resource
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from mmrec.bundle.reading import MOST_DEPTH, open_inside, parse_json
 from mmrec.errors import BundleError, DataError, DiskError, NotFittedError
 from mmrec.files import atomic_folder, sha256_file
 from mmrec.runs import Run
+from tests.forks import Forks
 
 
 def seal(folder: Path, name: str) -> None:
@@ -362,17 +361,9 @@ def test_features_of_another_catalogue(ease: Path) -> None:
 
 
 def test_killed_at_any_moment_an_export_leaves_nothing_or_the_old_or_the_new_bundle(
-    runs: dict[str, Run], folders: dict[str, Path], tmp_path: Path
+    runs: dict[str, Run], folders: dict[str, Path], tmp_path: Path, forks: Forks
 ) -> None:
-    command = [sys.executable, "-m", "tests.bundle.crash_export"]
-    arguments = [runs["lightgcn"].path, folders["unisrec"], tmp_path]
-    ended = subprocess.run(
-        [*command, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
+    ended = forks.run("tests.bundle.crash_export:main", runs["lightgcn"].path, folders["unisrec"], tmp_path)
     assert ended.returncode == 0, ended.stderr
     (new, _), (over, after) = json.loads(ended.stdout)
     assert new > 20

@@ -1,47 +1,50 @@
-"""Run by a test: kill -9 an encoding before each of its calls to the file system, and after each kill resume.
-
-Usage: python -m tests.encode.crash_everywhere DATASET EXPECTED [overwrite]
-Prints how many moments there were. Each run is a fork, so that a hundred of them take seconds.
-"""
+"""Run by tests: kill -9 encodings, in forks, and resume them."""
 
 from __future__ import annotations
 
 import filecmp
 import os
+import random
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmrec.data.dataset import Dataset
+from mmrec.encode import shards
 from mmrec.encode.runner import encode as encode_any
 from tests.encode.slow_encoder import NAME
 
 CALLS = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir", "posix_fallocate")
-encode = partial(encode_any, encoder=NAME, name="x", batch_size=3, shard_rows=9)
+encode = partial(encode_any, encoder=NAME, name="x")
 FILES = ("vectors.npy", "mask.npy", "manifest.json")
 
 
-def run(dataset: Dataset, *, die_before: int | None = None, **options: Any) -> int:
-    """Encode in a fork that kills itself before its n-th call; the exit status, negative for a signal."""
+def start(work: Callable[[], object]) -> int:
+    """Do something in a fork; its process id."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            if die_before is not None:
-                _plant(die_before)
-            encode(dataset, show_progress=False, **options)
+            work()
             status = 0
         finally:
+            sys.stderr.flush()
             os._exit(status)
+    return child
+
+
+def finish(child: int) -> int:
+    """The exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _plant(die_before: int) -> None:
-    """Wrap the calls, so that the n-th kills the process instead."""
+def plant(die_before: int) -> None:
+    """Wrap the calls to the file system, so that the n-th kills the process instead."""
     left = [die_before]
 
     def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,31 +60,74 @@ def _plant(die_before: int) -> None:
         setattr(os, name, wrap(getattr(os, name)))
 
 
-def main() -> None:
-    os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
+def same_files(found: Path, expected: Path) -> bool:
+    return all(filecmp.cmp(found / name, expected / name, shallow=False) for name in FILES)
+
+
+def kill_at_random() -> None:
+    """Arguments: DATASET EXPECTED. Three kills, each a random while after a new shard appears, then a run to the end."""
     dataset, expected = Path(sys.argv[1]), Path(sys.argv[2])
-    data = Dataset(dataset)
-    encode(data, prompt="other ", show_progress=False)  # this reads and imports all, once, before the forks
-    (dataset / "features").rename(dataset / "other")
+    run = partial(encode, Dataset(dataset), batch_size=4, shard_rows=8)
+    partly, moments, n_done = dataset / "features" / ".partial-x", random.Random(0), 0
+    os.environ["MMREC_TEST_PAUSE"] = "0.03"
+    for _ in range(3):
+        child = start(partial(run, show_progress=False))
+        deadline = time.monotonic() + 30
+        while len(list(partly.glob("shard-*.safetensors"))) <= n_done and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert finish(child) == -signal.SIGKILL
+        assert not (dataset / "features" / "x").exists()
+        assert len(list(partly.glob("shard-*.safetensors"))) > n_done
+        n_done = len(list(partly.glob("shard-*.safetensors")))
+    os.environ["MMREC_TEST_PAUSE"] = "0"
+    assert finish(start(run)) == 0
+    assert same_files(dataset / "features" / "x", expected)
+    assert [path.name for path in (dataset / "features").iterdir()] == ["x"]
+    print(n_done)
+
+
+def kill_at_file_operations() -> None:
+    """Arguments: DATASET EXPECTED STRIDE [overwrite]. Kill before every STRIDE-th call to the file system.
+
+    Prints how many calls there are.
+    """
+    os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
+    dataset, expected, stride = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     overwrite = "overwrite" in sys.argv
+    run = partial(encode, Dataset(dataset), batch_size=3, shard_rows=9, show_progress=False)
+    run(prompt="other ")
+    (dataset / "features").rename(dataset / "other")
+
+    def die_before(moment: int) -> None:
+        plant(moment)
+        run(overwrite=overwrite)
+
     moment = 0
     while True:
         shutil.rmtree(dataset / "features", ignore_errors=True)
         if overwrite:  # features made with another prompt are there already
             shutil.copytree(dataset / "other", dataset / "features")
-        died = run(data, die_before=moment, overwrite=overwrite)
+        died = finish(start(partial(die_before, moment)))
         if died == 0:
             break
         assert died == -signal.SIGKILL, (moment, died)
-        assert run(data, overwrite=overwrite) == 0, f"not resumed after moment {moment}"
-        for name in FILES:
-            same = filecmp.cmp(dataset / "features" / "x" / name, expected / name, shallow=False)
-            assert same, f"{name} differs after a kill at moment {moment}"
+        assert finish(start(partial(run, overwrite=overwrite))) == 0, f"not resumed after moment {moment}"
+        found = dataset / "features" / "x"
+        assert same_files(found, expected), f"other bits after a kill at moment {moment}"
         left = sorted(path.name for path in (dataset / "features").iterdir())
         assert left == ["x"], f"moment {moment} left {left}"
-        moment += 1
+        moment += stride
     print(moment)
 
 
-if __name__ == "__main__":
-    main()
+def kill_while_fitted() -> None:
+    """Argument: DATASET. An encoding with tfidf that kills itself before its third shard."""
+    write = shards.Workplace.write_shard
+
+    def write_two(self: shards.Workplace, index: int, shard: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL) if index == 2 else write(self, index, shard)
+
+    shards.Workplace.write_shard = write_two  # type: ignore[method-assign]
+    encode_any(sys.argv[1], name="killed", dim=16, shard_rows=50, dtype="float16")

@@ -1,6 +1,6 @@
 """Run by a test: kill -9 a save before each of its calls to the file system; the folder always opens.
 
-Usage: python -m tests.index.crash_save FOLDER
+Argument: FOLDER
 Prints for each backend how many moments there were, and at how many of them the new index was already in place.
 """
 
@@ -80,7 +80,3 @@ def kill_saves(backend: str, folder: Path) -> None:
         assert len(left) == 2, (moment, left)  # the manifest and one folder of files
     assert len(load_index(folder)) == NEW
     print(moment, replaced)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,12 @@ import pytest
 
 from mmrec.errors import ConfigError, DataError
 from mmrec.index import build_index, load_index, measure_recall
+from tests.forks import Forks
 from tests.index.backends import make_attributes, make_vectors
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_killed_before_every_call_to_the_file_system(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.index.crash_save", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_killed_before_every_call_to_the_file_system(tmp_path: Path, forks: Forks) -> None:
+    ended = forks.run("tests.index.crash_save:main", tmp_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
     for line in ended.stdout.splitlines():
         moments, replaced = map(int, line.split())
