@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmrec.data.rows.table import RowBatch, RowData
 from mmrec.losses import click_loss
 from mmrec.models.ctr.inputs import History, RankerConfig, RowInputs
-from mmrec.nn import MLP, BatchNorm
+from mmrec.nn import MLP, BatchNorm, Dropout
 
 Activation = Literal["dice", "relu"]
 
@@ -73,7 +73,7 @@ class ActivationUnit(nn.Module):
         self.softmax = softmax
         self.first = nn.Linear(4 * width, hidden[0])
         make = Dice if activation == "dice" else lambda width: nn.ReLU()
-        self.start = nn.Sequential(make(hidden[0]), nn.Dropout(dropout))
+        self.start = nn.Sequential(make(hidden[0]), Dropout(dropout))
         self.rest = MLP(hidden[0], hidden[1:], dropout, activation=make, outputs=1)
 
     def forward(self, target: Tensor, items: Tensor, history: History) -> Tensor:
