@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -22,10 +23,11 @@ from mmrec.serve.metrics import CONTENT_TYPE
 from mmrec.serve.requests import RecommendRequest, ScoreRequest, SimilarRequest
 from mmrec.serve.service import Service
 
-PAGE = {
-    "index.html": "text/html; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 Name = Annotated[str, Path(min_length=1, max_length=1000)]
 
@@ -134,14 +136,19 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI, folder: Traversable) -> None:
-    contents = {name: (folder / name).read_bytes() for name in PAGE if (folder / name).is_file()}
+    kinds = (
+        {file.name: _KINDS.get(PurePath(file.name).suffix) for file in folder.iterdir()}
+        if folder.is_dir()
+        else {}
+    )
+    contents = {name: (folder / name).read_bytes() for name, kind in kinds.items() if kind is not None}
 
     def send(name: str) -> Response:
         if name not in contents:
             raise NotFoundError(
                 "a file of the page", "none in this installation", "use the API: see /openapi.json"
             )
-        return Response(contents[name], media_type=PAGE[name], headers={"Cache-Control": "no-cache"})
+        return Response(contents[name], media_type=kinds[name], headers={"Cache-Control": "no-cache"})
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
