@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -85,18 +85,31 @@ class Reranker:
         self.data = self.run.training_data(rows, self.run.split(rows))
         self.model = self.run.model(self.data)
 
+    @property
+    def label(self) -> str | None:
+        """What makes an interaction positive; None: all are, and negatives were drawn."""
+        label: str | None = self.rows.manifest["provenance"]["options"]["label"]
+        return label
+
+    @property
+    def history_of(self) -> Literal["positives", "all"] | None:
+        """Which items of a user histories hold; None where rows have no histories."""
+        held: Literal["positives", "all"] = self.rows.manifest["provenance"]["options"]["history_of"]
+        return held if self.rows.histories else None
+
     def histories(self, known: Histories) -> Histories | None:
         """What rows would say of users who have the items ``known``; None where rows have no histories.
 
         Oldest first, and only positive ones where the rows' histories hold no others.
         """
-        if not self.rows.histories:
+        held = self.history_of
+        if held is None:
             return None
-        known, options = self.dataset.in_time(known), self.rows.manifest["provenance"]["options"]
-        if options["label"] is None or options["history_of"] == "all":
+        known = self.dataset.in_time(known)
+        if self.label is None or held == "all":
             return known
         table, n_items = self.dataset.interactions, self.dataset.n_items
-        positive = positives(self.dataset, LabelRule.parse(options["label"]))
+        positive = positives(self.dataset, LabelRule.parse(self.label))
         pairs = table["user"].to_numpy() * n_items + table["item"].to_numpy()
         kept = np.isin(known.users * n_items + known.items, pairs[positive])
         return Histories.from_pairs(known.users[kept], known.items[kept], known.n_users)

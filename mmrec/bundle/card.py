@@ -108,11 +108,10 @@ def _counted(entry: Evaluated | EvaluatedRows) -> str:
 
 
 def _ranker(entry: RankerEntry) -> str:
-    """What orders the candidates anew."""
     label = "an interaction, among drawn negatives" if entry.label is None else f"`{entry.label}`"
-    history = "no history" if entry.history is None else f"a history of {entry.history}"
+    held = {None: "no history", "positives": "a history of positive items", "all": "a history of all items"}
     lines = [
-        f"{entry.model} on the rows {entry.dataset.name} (hash `{entry.dataset.hash}`), with {history}; a click is {label}",
+        f"{entry.model} on the rows {entry.dataset.name} (hash `{entry.dataset.hash}`), with {held[entry.history]}; a click is {label}",
         *(
             f"{kind} {_sources(tables)}"
             for kind, tables in (("features", entry.features), ("codes", entry.codes))

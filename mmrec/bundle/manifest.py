@@ -142,7 +142,8 @@ class RankerEntry(_Frozen):
     Attributes:
         dataset: The rows that it was trained on, made from the dataset and the split of the bundle.
         label: What makes an interaction positive, such as ``rating >= 4``; None: there are no others, negatives were drawn.
-        history: Whether histories hold ``positives`` alone or ``all`` items of a user; None: it reads no histories.
+        history: Whether histories hold ``positives`` alone or ``all`` items of a user, which without a label is the same;
+            None: it reads no histories.
         calibration: How logits became probabilities, on validation rows.
         evaluations: What was measured, ``valid`` and, if it was opened, ``test``.
         merge_error: Largest difference of a logit, over drawn pairs, after the matrices of a layer had been merged into

@@ -43,14 +43,9 @@ def write_ranker(folder: Path, ranker: Reranker, known: Histories) -> dict[str, 
     write_ranker_inputs(folder, ranker.data, ranker.candidates)
     calibration = Calibration.load(ranker.run.path)
     calibration.save((folder / RANKER_CALIBRATION).parent)
-    options = ranker.rows.manifest["provenance"]["options"]
     return {
-        "label": options["label"],
-        "history": None
-        if histories is None
-        else "all"
-        if options["label"] is None
-        else options["history_of"],
+        "label": ranker.label,
+        "history": ranker.history_of,
         "calibration": calibration.kind,
         "merge_error": _write_model(folder, ranker, histories),
     }

@@ -14,7 +14,7 @@ def export(
     run: RunPath,
     to: Annotated[Path, typer.Option("--to", help="The new folder.")],
     ranker: Annotated[
-        Path | None, typer.Option(help="A second run that goes along, to order anew what this one finds.")
+        Path | None, typer.Option(help="Run of a ranker that goes along, to order anew what this one finds.")
     ] = None,
     format: Annotated[
         Literal["bundle", "parquet", "npy", "lance"],

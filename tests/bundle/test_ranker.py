@@ -260,7 +260,7 @@ def test_card_and_manifest_say_what_the_run_says(bundles: dict[str, Path], ranke
     for told in (
         f"| auc | {valid['metrics']['auc']:.4f} |",
         "`rating >= 4`",
-        "a history of positives",
+        "a history of positive items",
         run.manifest["dataset"]["hash"],
         "calibrated on validation rows" if entry.calibration == "platt" else "uncalibrated",
         "rerank=True",

@@ -179,7 +179,8 @@ def test_candidates_are_encoded_as_rows_were(tmp_path: Path) -> None:
     assert part.groups is not None
     users, items = part.groups, column_of(rows, "test", "item_id").astype(np.int64) - 1
     liked = Histories.from_pairs(np.repeat(np.arange(N_USERS), 5), np.tile(np.arange(5), N_USERS), N_USERS)
-    made = CandidateRows.of(rows).rows(users, items, liked)
+    candidates = CandidateRows.of(rows)
+    made = candidates.rows(users, items, liked)
     assert list(made.columns) == list(part.columns) and made.groups is not None
     assert np.array_equal(made.groups, users)
     for name, column in part.columns.items():
@@ -192,8 +193,10 @@ def test_candidates_are_encoded_as_rows_were(tmp_path: Path) -> None:
                 made
             )  # the latest, as ids
     assert made.take(np.arange(2)).values["history"].tolist() == [[3, 4, 5]] * 2
+    later = candidates.rows(users[:2], np.array([N_ITEMS - 1, N_ITEMS + 5]), liked).columns["item_id"]
+    assert isinstance(later, np.ndarray) and later.tolist() == [N_ITEMS, N_ITEMS + 1]  # the unknown item
     with pytest.raises(DataError, match="a history for each of the 7 users"):
-        CandidateRows.of(rows).rows(users, items)
+        candidates.rows(users, items)
 
 
 def test_what_cannot_be_made(tmp_path: Path) -> None:
