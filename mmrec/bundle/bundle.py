@@ -131,8 +131,13 @@ class Bundle:
     @cached_property
     def titles(self) -> list[str]:
         """A short name of each item for people; empty where there is none."""
+        return titles_of(self.items, [] if self.title_column is None else [self.title_column])
+
+    @property
+    def title_column(self) -> str | None:
+        """The column of :attr:`items` that names an item: the first with free text."""
         kinds = self.manifest.columns
-        return titles_of(self.items, [str(name) for name in self.items if kinds.get(str(name)) == "text"])
+        return next((str(name) for name in self.items if kinds.get(str(name)) == "text"), None)
 
     @cached_property
     def _pictures(self) -> dict[str, FileEntry]:

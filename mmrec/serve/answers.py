@@ -94,6 +94,7 @@ class InfoAnswer(_Answer):
     users: int
     kind: str
     attributes: dict[str, str]
+    title: str | None
     metrics: dict[str, dict[str, float]]
     index: str | None
     explains: bool

@@ -375,6 +375,7 @@ class Engine:
             "users": manifest.counts.users,
             "kind": manifest.kind,
             "attributes": self.attributes.kinds,
+            "title": self.bundle.title_column,
             "metrics": {part: entry.metrics for part, entry in manifest.evaluations.items()},
             "index": None if self.index is None else self.index.backend,
             "explains": self._reasons is not None,

@@ -169,7 +169,7 @@ class Stub(http.server.ThreadingHTTPServer):
     def info(self) -> dict[str, Any]:
         numbers = {"items": 20, "users": 3, "metrics": {"ndcg@10": 0.31}}
         names = {"bundle": "3f9a12c4", "model": "freedom", "dataset": "drawings", "kind": "vectors"}
-        return {**names, **numbers, "attributes": KINDS}
+        return {**names, **numbers, "attributes": KINDS, "title": "title"}
 
 
 class Missing(MMRecError):

@@ -85,10 +85,10 @@ async function showList(view, signal) {
   at("list").setAttribute("aria-busy", "true");
   try {
     const answer = await ask(path, { body: { ...body, ...more }, signal });
-    const { attributes: kinds } = await info;
+    const { title: name } = await info;
     signal.throwIfAborted();
     edited = null;
-    drawList(view, answer, kinds, signal);
+    drawList(view, answer, name, signal);
   } catch (error) {
     if (!signal.aborted) fail(error, view);
   } finally {
@@ -96,9 +96,9 @@ async function showList(view, signal) {
   }
 }
 
-function drawList({ where }, { items, bundle }, kinds, signal) {
+function drawList({ where }, { items, bundle }, name, signal) {
   const context = contextOf(signal);
-  const title = ({ item, attributes }) => titleOf(item, attributes, kinds);
+  const title = ({ item, attributes }) => titleOf(item, attributes, name);
   at("view").classList.remove("alone");
   at("cards").replaceChildren(...items.map((entry, place) => cardOf(entry, place, title(entry), context)));
   const summary = `${items.length ? countOf(items) : "No item"}${where && ` where ${where}`}`;

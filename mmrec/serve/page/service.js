@@ -47,15 +47,14 @@ export function describer(info, signal) {
   return async (id) => {
     if (known.has(id)) return known.get(id);
     if (!pending.has(id)) pending.set(id, ask(itemPath(id), { signal }));
-    const [{ attributes, image }, { attributes: kinds }] = await Promise.all([pending.get(id), info]);
-    known.set(id, { title: titleOf(id, attributes, kinds), attributes, image });
+    const [{ attributes, image }, { title: name }] = await Promise.all([pending.get(id), info]);
+    known.set(id, { title: titleOf(id, attributes, name), attributes, image });
     return known.get(id);
   };
 }
 
-/** The first text attribute, as everywhere in mmrec; the id where it is empty. */
-export function titleOf(id, attributes, kinds = {}) {
-  const name = Object.keys(kinds).find((attribute) => kinds[attribute] === "text") ?? "title";
+/** The attribute that names items; the id where it is empty. */
+export function titleOf(id, attributes, name) {
   return String(attributes?.[name] ?? "").trim().slice(0, 80) || id;
 }
 
