@@ -117,11 +117,17 @@ def replaced(batch: RowBatch, **values: Tensor) -> RowBatch:
     return RowBatch({**batch.values, **values}, batch.labels)
 
 
+def settings(kind: Any, **params: Any) -> Any:
+    """The config of a ranker; what reads the states of the latest items reads fewer than a history has here."""
+    small = {"latest": 3} if "latest" in kind.config_type.model_fields else {}
+    return kind.config_type(**{**small, **params})
+
+
 def build(kind: Any, data: RowData, *, seed: int = 0, **params: Any) -> Any:
     """An untrained ranker."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return kind(kind.config_type(**params), data)
+        return kind(settings(kind, **params), data)
 
 
 def shaken(kind: Any, data: RowData, *, by: float = 0.3, **params: Any) -> Any:

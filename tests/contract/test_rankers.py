@@ -15,7 +15,17 @@ from mmrec.models.contracts import ModelConfig, Ranker
 from mmrec.registry import MODELS, model_class
 from mmrec.runs import load_tensors, restore, save_tensors
 from tests.dense import assert_close
-from tests.rows import build, crossed_rows, fit, planted_rows, replaced, shaken, some_rows, whole_batch
+from tests.rows import (
+    build,
+    crossed_rows,
+    fit,
+    planted_rows,
+    replaced,
+    settings,
+    shaken,
+    some_rows,
+    whole_batch,
+)
 
 KINDS = [model_class(name) for name in MODELS if model_class(name).batches == "rows"]
 each_ranker = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
@@ -62,7 +72,7 @@ class TestDeclarations:
     def test_no_config_field_is_left_unread(self, kind: Any) -> None:
         read: set[str] = set()
         for mode in modes(kind):
-            model = kind(Recorder(kind.config_type(**mode), read), DATA)
+            model = kind(Recorder(settings(kind, **mode), read), DATA)
             model.loss(BATCH)
         assert read == set(kind.config_type.model_fields)
 
