@@ -205,7 +205,7 @@ def test_lists_of_two_stages_are_those_of_the_reranker(
     assert found != alone
 
     # a stranger, and the candidates are among the permitted items
-    allow, history = ids[::2], ids[:3]
+    allow, history = ids[1::3], ids[:3]  # of both tastes
     options: dict[str, Any] = {"histories": [history], "allow": allow, "deny": ids[4:6]}
     (candidates,) = bundle.recommend(k=9, **options)
     (again,) = bundle.recommend(k=5, rerank=True, candidates=9, **options)
