@@ -33,7 +33,7 @@ def codes(source: str, present: np.ndarray | None = None) -> CodeTable:
 
 
 def world(*sources: str, **present: np.ndarray) -> TrainingData:
-    data = chain()
+    data = chain(shortest=3)
     tables = {source: codes(source, present.get(source)) for source in sources or SOURCES}
     return TrainingData(data.n_users, data.n_items, data.train, {}, codes=tables)
 

@@ -20,7 +20,7 @@ from mmrec.rank import rank
 pytestmark = pytest.mark.xdist_group("tiger")  # they share a trained model
 
 N_ITEMS, N_USERS = 40, 600
-SMALL = {"dim": 32, "inner": 64, "heads": 2, "head_dim": 16, "layers": 1, "dropout": 0.0, "max_length": 3}
+SMALL = {"dim": 32, "inner": 64, "heads": 2, "head_dim": 16, "layers": 1, "dropout": 0.0}
 
 
 def codes(seed: int = 0) -> CodeTable:
@@ -28,11 +28,11 @@ def codes(seed: int = 0) -> CodeTable:
     return CodeTable("random", np.stack(np.unravel_index(places, (4, 4, 4)), 1).astype(np.int32), (4, 4, 4))
 
 
-def chain(seed: int = 0, *, shuffled: bool = False) -> TrainingData:
+def chain(seed: int = 0, *, shortest: int = 1, shuffled: bool = False) -> TrainingData:
     """Users walk along one cycle of all items, from anywhere; shuffled, they walk nowhere in particular."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(N_ITEMS)
-    starts, lengths = rng.integers(N_ITEMS, size=N_USERS), rng.integers(1, 9, size=N_USERS)
+    starts, lengths = rng.integers(N_ITEMS, size=N_USERS), rng.integers(shortest, 9, size=N_USERS)
     rows = [
         order[(start + np.arange(length)) % N_ITEMS] for start, length in zip(starts, lengths, strict=True)
     ]
@@ -47,7 +47,7 @@ def chain(seed: int = 0, *, shuffled: bool = False) -> TrainingData:
 def trained(data: TrainingData, epochs: int = 8, **params: object) -> TIGER:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = TIGER(Config(**{**SMALL, **params}), data)
+        model = TIGER(Config(**{**SMALL, "max_length": 3, **params}), data)
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
         batches = make_batches(model, data, 64)
         decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, epochs)
