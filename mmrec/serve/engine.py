@@ -303,17 +303,25 @@ class Engine:
         """Probabilities by the ranker of the bundle.
 
         Raises:
-            ConfigError: The bundle has no ranker, or one that cannot be asked without the rows it was trained on.
+            ConfigError: The bundle has no ranker.
+            NotFoundError: An unknown user or item.
         """
         request.check(self.limits)
-        entry = self.bundle.manifest.ranker
-        if entry is None:
+        ranker = self.bundle.ranker()
+        if ranker is None:
             raise ConfigError("a bundle with a ranker", "none", "mmrec export RUN --to DIR --ranker RUN")
-        raise ConfigError(
-            "a ranker that a bundle can ask",
-            f"{entry.model}, which reads columns of {entry.dataset.name} that no bundle holds yet",
-            "mmrec evaluate RUN --rerank RANKER_RUN",
-        )
+        items = self._rows("item", request.items)
+        if request.user is not None:
+            found = ranker.probabilities([self._row("user", request.user)], items)
+        else:
+            found = ranker.probabilities(
+                None, items, histories=[self._rows("item", request.history or []).tolist()]
+            )
+        scored = zip(request.items, found.tolist(), strict=True)
+        return {
+            "items": [{"item": item, "probability": probability} for item, probability in scored],
+            "bundle": self.hash,
+        }
 
     def item(self, item_id: str) -> Answer:
         """``{"item", "attributes", "image": whether it has a picture}``.
