@@ -28,9 +28,9 @@ from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
 from mmrec.bundle.reading import parse_tensors
 from mmrec.config import ExperimentConfig
-from mmrec.data.dataset import find_row, titles_of
+from mmrec.data.dataset import TrainingData, find_row, titles_of
 from mmrec.data.histories import Histories, Ids
-from mmrec.errors import ConfigError, DataError
+from mmrec.errors import BundleError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,10 +165,60 @@ class Bundle:
         """
         if self.kind == "vectors":
             raise ConfigError("a bundle with a model", f"vectors alone in {self.path}", "use the vectors")
-        config = self._config(CONFIG, self.manifest.model)
-        inputs = self._files.read(INPUTS), self._files.read(INPUT_TENSORS)
-        data = parse_inputs(*inputs, self._seen, self.manifest.counts.items)
-        return rebuild(config, data, self._files.read(CHECKPOINT), CHECKPOINT)
+        return self.rebuild()
+
+    @cached_property
+    def inputs(self) -> TrainingData | None:
+        """Features and codes of the items; of a bundle of vectors those of the items of the training, if it came with them.
+
+        Raises:
+            BundleError: They are damaged.
+        """
+        manifest = self.manifest
+        if INPUTS not in manifest.files or INPUT_TENSORS not in manifest.files:
+            return None
+        n_items = manifest.trained_items if self.kind == "vectors" else manifest.counts.items
+        content = self._files.read(INPUTS), self._files.read(INPUT_TENSORS)
+        return parse_inputs(*content, self._seen, n_items)
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Of the model.
+
+        Raises:
+            BundleError: It is damaged, or a class of somebody else.
+        """
+        return self._config(CONFIG, self.manifest.model)
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Tensors of the model; None where the bundle came without.
+
+        Raises:
+            BundleError: They are damaged.
+        """
+        if CHECKPOINT not in self.manifest.files:
+            return None
+        return parse_tensors(self._files.read(CHECKPOINT), CHECKPOINT)
+
+    def rebuild(self) -> Any:
+        """The model in evaluation mode, over the items that it was trained with where that is all it knows.
+
+        Raises:
+            BundleError: It is damaged, or the bundle came without.
+        """
+        if self.inputs is None:
+            raise BundleError(
+                f"{INPUTS} in {self.path}", "none", "export the run again, with --with-features"
+            )
+        return rebuild(self.config, self.inputs, self._files.read(CHECKPOINT), CHECKPOINT)
+
+    def read(self, name: str) -> bytes:
+        """The checked content of a file that the manifest lists.
+
+        Raises:
+            BundleError: It is missing or another one.
+        """
+        return self._files.read(name)
 
     def ranker(self) -> Ranker | None:
         """Config and tensors of the ranker; None where the bundle has none.

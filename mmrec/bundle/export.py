@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 
 import mmrec
 from mmrec.bundle.card import write_card
+from mmrec.bundle.encoding import encoding_of
 from mmrec.bundle.inputs import write_inputs, write_seen
 from mmrec.bundle.manifest import (
     CARD,
@@ -31,8 +31,8 @@ from mmrec.bundle.manifest import (
     USER_VECTORS,
     USERS,
     Counts,
+    Encoding,
     Evaluated,
-    FileEntry,
     Kind,
     Manifest,
     RankerEntry,
@@ -40,8 +40,10 @@ from mmrec.bundle.manifest import (
     Trained,
 )
 from mmrec.bundle.model import write_model
-from mmrec.bundle.pictures import FOLDER, How, write_pictures
+from mmrec.bundle.pictures import How, write_pictures
 from mmrec.bundle.plain import DESCRIPTION, Format, check_installed, write_plain
+from mmrec.bundle.seal import seal, sync
+from mmrec.bundle.tokeniser import features_of, write_tokeniser
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import ConfigError, DataError, MMRecError, NotFittedError
@@ -49,13 +51,12 @@ from mmrec.files import (
     atomic_folder,
     read_json,
     remove_leftovers,
-    sha256_file,
-    sync_folder,
     write_bytes,
     write_json,
     write_table,
     write_text,
 )
+from mmrec.registry import model_class
 from mmrec.runs import Run, now
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class _Trained:
         seen: Training items of each user as the model reads them.
         items: ``(n_items, d)``; None where scores are no inner products.
         users: ``(n_users, d)``; None where users have no vectors of their own.
+        keeps_features: Whether the features go along where vectors are all that serving needs.
     """
 
     run: Run
@@ -80,6 +82,7 @@ class _Trained:
     seen: Histories
     items: NDArray[np.float32] | None
     users: NDArray[np.float32] | None
+    keeps_features: bool = False
 
 
 def export(
@@ -90,6 +93,7 @@ def export(
     format: Literal["bundle"] | Format = "bundle",
     images: How = "none",
     data: str | Path | None = None,
+    features: bool | Mapping[str, str] = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a finished run as a bundle; the folder appears whole or not at all.
@@ -112,6 +116,9 @@ def export(
         images: ``copy`` the pictures into the bundle, ``link`` them (hard links: no space, same file system), or
             ``none``: their names alone.
         data: Where the dataset is now, if it has moved.
+        features: True keeps the features of a model with vectors, which new items need
+            (:func:`mmrec.bundle.items.add_items`), and its tensors where it can extend itself; the other kinds have them
+            anyway. A mapping from modality to the name of a feature table gives some to a model that reads none.
         overwrite: Replace a bundle. A reader finds the old one or the new one
             (:func:`mmrec.files.atomic_folder` says how).
 
@@ -124,9 +131,9 @@ def export(
         NotFittedError: The run is not finished, its checkpoint is damaged, or its vectors are not finite.
     """
     to = Path(to)
-    _check_options(format, images, has_ranker=ranker is not None)
+    _check_options(format, images, has_ranker=ranker is not None, with_features=bool(features))
     _check_target(to, overwrite=overwrite)
-    trained = _open(run if isinstance(run, Run) else Run(run), data)
+    trained = _with_features(_open(run if isinstance(run, Run) else Run(run), data), features)
     second = None if ranker is None else _finished(ranker if isinstance(ranker, Run) else Run(ranker))
     if format != "bundle" and trained.items is None:
         raise ConfigError(
@@ -140,18 +147,45 @@ def export(
             description = _description(trained).items()
             document = {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in description}
             write_plain(folder, format, _tables(trained), document)
-        _sync(folder)
+        sync(folder)
     return to
 
 
-def _check_options(format: str, images: str, *, has_ranker: bool) -> None:
+def _with_features(trained: _Trained, features: bool | Mapping[str, str]) -> _Trained:
+    """The run with the features that go along.
+
+    Raises:
+        ConfigError: It has none, or is to get others than its own.
+        FeatureError: The dataset has no such features.
+    """
+    own = {modality: table.name for modality, table in trained.data.features.items()}
+    named = dict(features) if isinstance(features, Mapping) else {}
+    if named and trained.kind != "vectors":
+        raise ConfigError(
+            "a model with user and item vectors", trained.run.config.model, "leave features out"
+        )
+    if named and own and named != own:
+        raise ConfigError(f"the features of the run, {own}", f"{named}", "leave their names out")
+    if named and not own:
+        tables = {modality: trained.dataset.features(name) for modality, name in named.items()}
+        trained = replace(trained, data=replace(trained.data, features=tables))
+    if features and not trained.data.features:
+        raise ConfigError(
+            "features to keep",
+            f"none in the config of {trained.run.path}",
+            "name some of the dataset's: --features text=text-minilm",
+        )
+    return replace(trained, keeps_features=bool(features))
+
+
+def _check_options(format: str, images: str, *, has_ranker: bool, with_features: bool) -> None:
     formats = ("bundle", *get_args(Format))
     if format not in formats:
         raise ConfigError(f"format {', '.join(formats)}", repr(format), "choose one of them")
     if images not in get_args(How):
         raise ConfigError(f"images {', '.join(get_args(How))}", repr(images), "choose one of them")
-    if format != "bundle" and (has_ranker or images != "none"):
-        found = "a ranker" if has_ranker else f"images {images}"
+    if format != "bundle" and (has_ranker or images != "none" or with_features):
+        found = "a ranker" if has_ranker else "features" if with_features else f"images {images}"
         raise ConfigError(f"vectors and ids alone for --format {format}", found, "export a bundle")
     check_installed(format)
 
@@ -234,6 +268,8 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
         "split": Source(name=trained.split.name, hash=trained.split.hash),
         "split_protocol": str(trained.split.manifest["protocol"]),
         "columns": {str(k): str(v) for k, v in trained.dataset.manifest["columns"].get("items", {}).items()},
+        "encodings": _encodings(trained),
+        "additions": [],
         "evaluations": _evaluations(trained.run),
         "pictures": pictures,
         "index": None,
@@ -242,18 +278,32 @@ def _write_bundle(folder: Path, trained: _Trained, ranker: Run | None, images: H
     # The card is one of the files, and says what the manifest says of everything else.
     unsealed = Manifest.model_construct(**content, files={})
     write_text(folder / CARD, write_card(unsealed, trained.run.config.document()))
-    manifest = Manifest(**content, files=_seal(folder))
+    manifest = Manifest(**content, files=seal(folder))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def _write_model(folder: Path, trained: _Trained) -> None:
     """The config always; tensors and what the class is built from where vectors are not all."""
-    if trained.kind == "vectors":
+    is_model = trained.kind != "vectors"
+    if is_model or (trained.keeps_features and hasattr(model_class(trained.run.config.model), "extend")):
+        write_model(trained.run, folder, CONFIG, CHECKPOINT)
+    else:
         document = trained.run.config.document() | {"data": trained.dataset.name}
         write_json(folder / CONFIG, document)
-        return
-    write_model(trained.run, folder, CONFIG, CHECKPOINT)
-    write_inputs(folder, trained.data)
+    if is_model or trained.keeps_features:
+        write_inputs(folder, trained.data)
+    for source, table in trained.data.codes.items():
+        write_tokeniser(folder, source, table)
+
+
+def _encodings(trained: _Trained) -> dict[str, Encoding]:
+    """How the tables were made of which the bundle holds features or codes, as far as the dataset still has them."""
+    tables = (
+        list(trained.data.features.values()) if trained.kind != "vectors" or trained.keeps_features else []
+    )
+    made_from = {name for table in trained.data.codes.values() for name in features_of(table)}
+    tables += [trained.dataset.features(name) for name in made_from & set(trained.dataset.feature_names())]
+    return {table.name: encoding_of(table) for table in sorted(tables, key=lambda table: table.name)}
 
 
 def _description(trained: _Trained) -> dict[str, Any]:
@@ -307,17 +357,6 @@ def _evaluations(run: Run) -> dict[str, Evaluated]:
     return {part: Evaluated(**{key: document[key] for key in keys}) for part, document in documents.items()}
 
 
-def _seal(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of all files but the pictures, which have a list of their own."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    names = {file.relative_to(folder).as_posix(): file for file in files}
-    return {
-        name: FileEntry(bytes=file.stat().st_size, sha256=sha256_file(file))
-        for name, file in names.items()
-        if not name.startswith(f"{FOLDER}/")
-    }
-
-
 def _tables(trained: _Trained) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
     """Ids and vectors of items, and of users where they have some."""
     assert trained.items is not None
@@ -336,14 +375,3 @@ def summary(folder: Path) -> dict[str, Any]:
     return {
         "bundle": str(folder), "kind": document["kind"], "model": document["model"], **counts, "bytes": size,
     }  # fmt: skip
-
-
-def _sync(folder: Path) -> None:
-    """Make all content survive a power cut before the folder gets its name."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        else:
-            sync_folder(file)
-    sync_folder(folder)
