@@ -119,10 +119,11 @@ def _find(
     if "image" not in known:
         raise DataError("a catalogue with pictures for --images", "one without", "leave --images out")
     found = find_pictures(items, folder).files
+    files: list[Any] = found.tolist()  # None where there is none
     named = items.get("image", found)
     pictures: list[Image | None] = []
     with quiet_decoding():
-        for row, (file, asked) in enumerate(zip(found.tolist(), named.tolist(), strict=True)):
+        for row, (file, asked) in enumerate(zip(files, named.tolist(), strict=True)):
             if not isinstance(file, str):
                 pictures.append(None)
                 if isinstance(asked, str):

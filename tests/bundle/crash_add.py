@@ -18,7 +18,7 @@ from mmrec.bundle.items import add_items
 from tests.bundle.crash_export import NEVER, die_before
 from tests.bundle.stall import NEW
 
-STEP = 7
+SPREAD, LAST = 5, 7  # how many of the moments are tried: some evenly spread, and all at the end
 
 
 def add_and_die(bundle: Path, moment: int) -> bool:
@@ -38,28 +38,33 @@ def add_and_die(bundle: Path, moment: int) -> bool:
     return status != 0
 
 
+def begin(source: Path, folder: Path) -> Path:
+    """A copy of the bundle, alone in its folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return Path(shutil.copytree(source, folder / "bundle"))
+
+
 def main() -> None:
     os.fsync = lambda descriptor: None  # what is written survives a kill
     source, folder = Path(sys.argv[1]), Path(sys.argv[2]) / "work"
-    bundle, n = folder / "bundle", Bundle(source).manifest.counts.items
+    n = Bundle(source).manifest.counts.items
     add_items(source, NEW, to=Path(sys.argv[2]) / "warm")  # imports, once
-    killed = after = calls = 0
-    for moment in [NEVER, *range(0, NEVER, STEP)]:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        shutil.copytree(source, bundle)
-        if not add_and_die(bundle, moment):
-            if moment != NEVER:
-                break
-            calls = int(folder.with_name("calls").read_text())
-            continue
+    assert not add_and_die(begin(source, folder), NEVER)
+    calls, after = int(folder.with_name("calls").read_text()), 0
+    moments = sorted({*range(0, calls, -(-calls // SPREAD)), *range(calls - LAST, calls)})
+    for moment in moments:
+        bundle = begin(source, folder)
+        assert add_and_die(bundle, moment)
         found = Bundle(bundle).manifest.counts.items  # whole, whichever it is
         assert found in (n, n + len(NEW))
-        killed, after = killed + 1, after + (found > n)
-    assert killed >= calls // STEP, (killed, calls)
-    assert not add_and_die(bundle, NEVER) or Bundle(bundle).manifest.counts.items > n
-    assert list(folder.iterdir()) == [bundle], "what a kill left is not cleared away"
-    print(json.dumps([killed, after]))
+        after += found > n
+        if moment == moments[2]:
+            assert found == n
+            assert len(list(folder.iterdir())) > 1, "the kill left nothing to clear away"
+            assert not add_and_die(bundle, NEVER)
+            assert list(folder.iterdir()) == [bundle], "what a kill left is not cleared away"
+    print(json.dumps([len(moments), after]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mmrec.bundle.manifest import ITEM_VECTORS
 from mmrec.bundle.newcomers import Newcomers
 from mmrec.codes.tokenize import tokenize
 from mmrec.data.dataset import Dataset, TrainingData
+from mmrec.data.histories import Histories
 from mmrec.encode.encoders import EncoderOptions
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import BundleError, ConfigError, DataError, FeatureError
@@ -40,6 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "tiger": {"params": {**SMALL, "max_length": 5}, "codes": {"items": "text"}},
     "ease": {"params": {}},
 }
+EPOCHS = {"freedom": 15, "bpr": 15}  # the others are looked at for what is exact
 FRUIT_BUYER, TOOL_BUYER = "u0", "u1"
 
 
@@ -66,7 +68,7 @@ def bundles(stall: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         config = {
             "model": name,
             "data": str(stall.path),
-            "train": {"epochs": 15, "batch_size": 64, "lr": 0.05, "monitor": "recall@5", "patience": 30},
+            "train": {"epochs": EPOCHS.get(name, 1), "batch_size": 64, "lr": 0.05, "monitor": "recall@5"},
             "evaluate": {"ks": [5]},
             **sections,
         }
@@ -87,7 +89,7 @@ def places(bundle: Bundle, user: str) -> dict[str, int]:
     return {entry["item"]: place for place, entry in enumerate(found)}
 
 
-@pytest.mark.parametrize("name", ["freedom", "bpr", "unisrec"])
+@pytest.mark.parametrize("name", ["freedom", "bpr"])
 def test_new_items_are_recommended_to_those_who_like_their_content(
     name: str, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -167,8 +169,8 @@ def test_killed_at_any_moment_an_addition_leaves_the_old_or_the_new_bundle(
     )
     assert ended.returncode == 0, ended.stderr
     killed, after = json.loads(ended.stdout)
-    assert killed > 5
-    assert after < killed
+    assert killed > 8
+    assert 0 < after < killed  # some kills came while the old folder was being removed
 
 
 def test_a_generator_spells_new_items_by_a_code_of_their_own(
@@ -176,33 +178,39 @@ def test_a_generator_spells_new_items_by_a_code_of_their_own(
 ) -> None:
     same = pd.DataFrame({"item_id": ["a", "b"], "title": ["sweet plum and pear"] * 2})
     add_items(bundles["tiger"], same, to=tmp_path / "new")
-    add_items(tmp_path / "new", NEW)
     old, new = Bundle(bundles["tiger"]), Bundle(tmp_path / "new")
     assert old.inputs is not None
     assert new.inputs is not None
     codes = new.inputs.codes["items"].codes
-    assert len(np.unique(codes, axis=0)) == len(codes) == N_ITEMS + 4
+    assert len(np.unique(codes, axis=0)) == len(codes) == N_ITEMS + 2
     assert np.array_equal(codes[:N_ITEMS], old.inputs.codes["items"].codes)
-    assert (
-        codes[N_ITEMS, :-1].tolist() == codes[N_ITEMS + 1, :-1].tolist()
-    )  # told apart by the last code alone
-    found = new.recommend(FRUIT_BUYER, k=N_ITEMS + 4, exclude_seen=False)[0]["items"]
-    assert {"a", "b", "new-fruit", "new-tool"} <= {entry["item"] for entry in found}
-    assert new.recommend(histories=[["a", "new-fruit"]], k=3)[0]["items"]
+    assert codes[-2, :-1].tolist() == codes[-1, :-1].tolist()  # told apart by the last code alone
+    found = new.recommend(FRUIT_BUYER, k=N_ITEMS + 2, exclude_seen=False)[0]["items"]
+    assert {"a", "b"} <= {entry["item"] for entry in found}
+    assert new.recommend(histories=[["a", "i2"]], k=3)[0]["items"]
     with pytest.raises(ConfigError, match="a bundle with item vectors"):
         Newcomers(new).vectors(NEW)
+    many = pd.DataFrame({"item_id": list("cdefghijk"), "title": "sweet plum and pear"})
+    with pytest.raises(FeatureError, match="a free code"):
+        add_items(tmp_path / "new", many)
+    assert Bundle(tmp_path / "new").manifest.counts.items == N_ITEMS + 2
 
 
-def test_a_model_of_content_reads_new_items_in_histories(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_model_of_content_gives_new_items_its_own_vectors(bundles: dict[str, Path], tmp_path: Path) -> None:
     add_items(bundles["unisrec"], NEW, to=tmp_path / "new")
-    bundle = Bundle(tmp_path / "new")
-    vector = bundle.history_vectors([[bundle.item("new-fruit")]])
-    scores = (vector @ bundle.item_vectors.T)[0]
-    fruit = np.arange(N_ITEMS) % 2 == 0
-    assert scores[:N_ITEMS][fruit].mean() > scores[:N_ITEMS][~fruit].mean()
-    np.testing.assert_array_equal(
-        bundle.item_vectors[N_ITEMS:], Newcomers(Bundle(bundles["unisrec"])).vectors(NEW)
-    )
+    old, new = Bundle(bundles["unisrec"]), Bundle(tmp_path / "new")
+    newcomers = Newcomers(old)
+    found = newcomers.vectors(NEW)
+    np.testing.assert_array_equal(new.item_vectors[N_ITEMS:], found)
+    np.testing.assert_array_equal(new.item_vectors[:N_ITEMS], old.item_vectors)
+    tables = {table.modality: table for table in newcomers.encode(NEW).values()}
+    data = TrainingData(1, 2, Histories.from_pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), 1), tables)
+    alone = model_class("unisrec")(old.model.config, data).eval()
+    alone.adaptor.load_state_dict(old.model.adaptor.state_dict())
+    with torch.no_grad():
+        np.testing.assert_allclose(found, alone.vectors().items, rtol=1e-5, atol=1e-6)
+    with_new = new.history_vectors([[0, N_ITEMS], [0, N_ITEMS + 1], [0]])
+    assert len(np.unique(with_new.round(4), axis=0)) == 3  # histories may hold new items
 
 
 def test_pictures_alone_texts_alone_and_neither(freedom: Path, tmp_path: Path) -> None:
@@ -343,7 +351,7 @@ def test_an_index_in_the_bundle_finds_new_items(freedom: Path) -> None:
     (freedom / "manifest.json").write_text(json.dumps(manifest))
     add_items(freedom, NEW.assign(kind="novelty"))
     after, index = Bundle(freedom), load_index(freedom / "index")
-    found = index.search(after.user_vectors([0]), 2, where="kind = 'novelty'").ids[0]
+    found = index.search(after.user_vectors([0]), 2, where="kind == 'novelty'").ids[0]
     assert found.tolist() == [after.item("new-fruit"), after.item("new-tool")]
     assert after.manifest.index is not None
     assert after.manifest.index.recall == {}
