@@ -1,6 +1,6 @@
 """Run by a test: kill -9 trainings at random moments and at file operations, and after each kill resume.
 
-Arguments: FOLDER NAME …
+Arguments: FOLDER MOMENTS NAME …
 Trains each FOLDER/NAME.json in forks, and prints for each how many kills there were.
 """
 
@@ -22,7 +22,6 @@ from mmrec.train import train
 from tests.test_train import results_of
 
 CALLS = ("fsync", "replace", "unlink", "mkdir", "open")
-FILE_OPERATIONS = 8  # how many of the moments are tried, evenly spread
 NEVER = 1 << 20
 
 
@@ -92,7 +91,7 @@ def version(file: Path) -> int:
 
 
 def kill_at_file_operations(
-    document: dict[str, Any], folder: Path, expected: dict[str, Any]
+    document: dict[str, Any], folder: Path, n_moments: int, expected: dict[str, Any]
 ) -> tuple[int, int]:
     """Kill before some of the calls to the file system, evenly spread, and resume each time.
 
@@ -101,7 +100,7 @@ def kill_at_file_operations(
     shutil.rmtree(folder)
     assert finish(start(document, folder, NEVER)) == 0
     calls = int((folder.parent / "calls").read_text())
-    moments, inside = range(0, calls, -(-calls // FILE_OPERATIONS)), 0
+    moments, inside = range(0, calls, -(-calls // n_moments)), 0
     for moment in moments:
         shutil.rmtree(folder, ignore_errors=True)
         died = finish(start(document, folder, moment))
@@ -113,23 +112,23 @@ def kill_at_file_operations(
     return len(moments), inside
 
 
-def examine(document: dict[str, Any], folder: Path) -> dict[str, int]:
+def examine(document: dict[str, Any], folder: Path, n_moments: int) -> dict[str, int]:
     assert finish(start(document, folder)) == 0
     expected = results_of(folder)
     shutil.rmtree(folder)
     random_kills = kill_at_random(document, folder, seed=0)
     assert results_of(folder) == expected, "other results after random kills"
-    kills, inside = kill_at_file_operations(document, folder, expected)
+    kills, inside = kill_at_file_operations(document, folder, n_moments, expected)
     return {"random kills": random_kills, "kills at file operations": kills, "in mid-epoch": inside}
 
 
 def main() -> None:
     os.fsync = lambda descriptor: None  # what is written survives a kill; fsync is for power cuts, and slow
-    folder, counts = Path(sys.argv[1]), {}
-    documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in sys.argv[2:]}
+    folder, n_moments, counts = Path(sys.argv[1]), int(sys.argv[2]), {}
+    documents = {name: json.loads((folder / f"{name}.json").read_text()) for name in sys.argv[3:]}
     warm = next(iter(documents.values()))
     train(warm, run=folder / "warm", overrides=["train.epochs=1"], show_progress=False)  # imports, once
     for name, document in documents.items():
-        counts[name] = examine(document, folder / "run")
+        counts[name] = examine(document, folder / "run", n_moments)
         shutil.rmtree(folder / "run")
     print(json.dumps(counts))

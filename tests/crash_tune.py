@@ -1,6 +1,6 @@
 """Run by a test: searches that are killed with SIGKILL, and searches that workers share.
 
-Argument: FOLDER
+Arguments: FOLDER MOMENTS
 Searches FOLDER/killed.json and FOLDER/shared.json in forks, and prints what came of it.
 """
 
@@ -23,7 +23,6 @@ from mmrec.tune.search import tune
 from tests.crash_train import NEVER, finish, plant
 from tests.test_tune import outcome_of
 
-MOMENTS = 6  # how many of the calls to the file system are tried, evenly spread
 FAILED = 99
 
 
@@ -54,11 +53,11 @@ def start(document: dict[str, Any], folder: Path, die_before: int | None = None)
     return child
 
 
-def kill_and_resume(document: dict[str, Any], folder: Path) -> dict[str, int]:
+def kill_and_resume(document: dict[str, Any], folder: Path, n_moments: int) -> dict[str, int]:
     """Kill a search at calls to the file system, each time resume it, and compare it with one that was left alone."""
     assert finish(start(document, folder, NEVER)) == len(outcome_of(folder))
     expected, calls = outcome_of(folder), int((folder.parent / "calls").read_text())
-    moments, inside = range(0, calls, -(-calls // MOMENTS)), 0
+    moments, inside = range(0, calls, -(-calls // n_moments)), 0
     for moment in moments:
         shutil.rmtree(folder, ignore_errors=True)
         died = finish(start(document, folder, moment))
@@ -87,4 +86,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     killed, shared = (json.loads((folder / f"{name}.json").read_text()) for name in ("killed", "shared"))
     tune(killed, to=folder / "warm", overrides=["search.trials=1"], show_progress=False)  # imports, once
-    print(json.dumps(kill_and_resume(killed, folder / "killed") | share(shared, folder / "shared")))
+    print(
+        json.dumps(
+            kill_and_resume(killed, folder / "killed", int(sys.argv[2])) | share(shared, folder / "shared")
+        )
+    )

@@ -230,7 +230,7 @@ class TestTraining:
 
     def test_same_bits_on_two_threads(self, name: str) -> None:
         torch.set_num_threads(2)  # conftest.py puts the number back
-        one, two = (train_three_steps(name, wide_world()) for _ in range(2))
+        one, two = (train_two_steps(name, wide_world()) for _ in range(2))
         assert same_bits(one, two)
 
     @pytest.mark.gpu
@@ -258,7 +258,7 @@ def wide_world() -> TrainingData:
     return TrainingData(2000, 1500, train, tables.features, codes={"items": block_codes(1500, 2000)})
 
 
-def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
+def train_two_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
     model = new_model(name, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     begin_epoch(model, 0)
@@ -266,7 +266,7 @@ def train_three_steps(name: str, data: TrainingData) -> dict[str, Tensor]:
     size = 64 if reads_items else 2048  # users have hundreds of items here
     for number, batch in enumerate(batches(model, data, size, 0)):
         step(model, optimizer, batch)
-        if number == 2:
+        if number == 1:
             break
     return {**model.state_dict(), "scores": scoring(model, data.train, k=20)(np.arange(50)).clone()}
 
@@ -284,7 +284,7 @@ class TestWhatIsLearned:
 
     def test_same_seed_same_bits_other_seed_other_bits(self, name: str) -> None:
         data = world().data
-        one, two, other = (train(new_model(name, data, seed=s), data, epochs=3, seed=s) for s in (4, 4, 5))
+        one, two, other = (train(new_model(name, data, seed=s), data, epochs=2, seed=s) for s in (4, 4, 5))
         assert one.losses == two.losses
         assert same_bits(one.model.state_dict(), two.model.state_dict())
         assert torch.equal(all_scores(one.model, data), all_scores(two.model, data))
@@ -317,13 +317,13 @@ class TestSaving:
     def test_saved_and_loaded_scores_are_the_same(self, name: str, tmp_path: Path) -> None:
         data = world().data
         for mode in modes(name):
-            model = train(new_model(name, data, **mode), data, epochs=3).model
+            model = train(new_model(name, data, **mode), data, epochs=2).model
             file = tmp_path / "model.safetensors"
-            save_tensors(file, model.state_dict(), {"epoch": 3})
+            save_tensors(file, model.state_dict(), {"epoch": 2})
             state, metadata = load_tensors(file)
             fresh = new_model(name, data, seed=1, **mode)
             restore(fresh, state, file)
-            assert metadata == {"epoch": 3}
+            assert metadata == {"epoch": 2}
             assert torch.equal(all_scores(model, data), all_scores(fresh, data)), mode
 
     def test_tensors_of_another_catalogue_are_refused(self, name: str, tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ class TestMissingModalities:
         lacking = ~np.logical_or(*(table.present for table in planted.data.features.values()))
         assert lacking.sum() >= 8
         for mode in modes(name):
-            trained = train(new_model(name, planted.data, **mode), planted.data, epochs=3)
+            trained = train(new_model(name, planted.data, **mode), planted.data, epochs=2)
             assert np.isfinite(trained.losses).all()
             assert torch.isfinite(all_scores(trained.model, planted.data)).all()
             assert all(torch.isfinite(parameter).all() for parameter in trained.model.parameters())
