@@ -33,7 +33,10 @@ def test_probabilities_are_the_ranker_s(engine: Engine) -> None:
     assert ranker is not None
     for request, expected in (
         (ScoreRequest(user="u7", items=items), ranker.probabilities([7], rows)),
-        (ScoreRequest(history=["i2", "i4"], items=items), ranker.probabilities(None, rows, histories=[[2, 4]])),
+        (
+            ScoreRequest(history=["i2", "i4"], items=items),
+            ranker.probabilities(None, rows, histories=[[2, 4]]),
+        ),
     ):
         answer = engine.score(request)
         assert [entry["item"] for entry in answer["items"]] == items
