@@ -155,7 +155,7 @@ def watch_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     def watched(self: Any, batch: Any) -> Any:
         terms = step(self, batch)
         gradients = torch.cat([parameter.grad.flatten() for parameter in self.model.parameters()])
-        seen.append((self.optimizer.param_groups[0]["lr"], float(gradients.norm())))
+        seen.append((self.optimizers._parts["optimizer"].param_groups[0]["lr"], float(gradients.norm())))
         return terms
 
     monkeypatch.setattr(train_module._Training, "_step", watched)
