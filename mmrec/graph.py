@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, FeatureError
-from mmrec.neighbours import co_users, item_neighbours
+from mmrec.neighbours import co_users, item_neighbours, neighbours_among
 
 SUM = 0  # embedding_bag's mode
 
@@ -291,6 +291,46 @@ def knn_item_graph(
         if weight > 0
     ]
     return graphs[0] if len(graphs) == 1 else add(graphs)
+
+
+def links_to_known(
+    new: Mapping[str, FeatureTable],
+    known: Mapping[str, FeatureTable],
+    k: int,
+    weights: Mapping[str, float],
+) -> tuple[SparseMatrix, Tensor]:
+    """The rows that new items would have in :func:`knn_item_graph` with ``mean``, were they in the catalogue.
+
+    A new item is one of its own k neighbours, as every item is; other new items are not among them.
+
+    Args:
+        new: Features of the m new items by modality.
+        known: Features of the n known ones.
+        k: Neighbours, itself included.
+        weights: Of the modalities.
+
+    Returns:
+        Links to the known items ``(m, n)``, and to the item itself ``(m,)``.
+    """
+    m, n = (len(next(iter(tables.values())).present) for tables in (new, known))
+    share, own = torch.zeros(m), torch.zeros(m)
+    entries = [(torch.zeros(0).long(), torch.zeros(0).long(), torch.zeros(0))]
+    for modality, weight in weights.items():
+        share += weight * torch.from_numpy(np.array(new[modality].present)).float()
+    for modality, weight in weights.items():
+        table, others = new[modality], torch.from_numpy(np.flatnonzero(known[modality].present))
+        rows = torch.from_numpy(np.flatnonzero(table.present))
+        if weight == 0 or not len(rows):
+            continue
+        count = min(k, len(others) + 1)
+        values = weight / share[rows] / count
+        own[rows] += values
+        ids, _ = neighbours_among(table.tensor()[rows], known[modality].tensor()[others], count - 1)
+        entries.append(
+            (rows.repeat_interleave(count - 1), others[ids].flatten(), values.repeat_interleave(count - 1))
+        )
+    sources, targets, values = (torch.cat(parts) for parts in zip(*entries, strict=True))
+    return SparseMatrix.from_entries(sources, targets, values, (m, n)), own
 
 
 def add(graphs: Sequence[SparseMatrix]) -> SparseMatrix:

@@ -41,6 +41,23 @@ def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTE
     return ids, cosines
 
 
+def neighbours_among(
+    queries: Tensor, known: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES
+) -> tuple[Tensor, Tensor]:
+    """Exact cosine neighbours of rows ``(m, d)`` among others ``(n, d)``: ids and cosines, each ``(m, min(k, n))``.
+
+    Ties go to the lower id.
+    """
+    unit, others = F.normalize(queries.double(), dim=1), F.normalize(known.double(), dim=1)
+    rows_per_block = max(1, block_bytes // (8 * max(len(known), 1)))
+    blocks = [top_items(block @ others.T, min(k, len(known))) for block in torch.split(unit, rows_per_block)]
+    if not blocks:
+        empty = queries.new_empty(0, min(k, len(known)))
+        return empty.long(), empty.double()
+    ids, cosines = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return ids, cosines
+
+
 def item_neighbours(table: FeatureTable, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of an item and one of its k nearest items, itself included: rows, columns and cosines ``(n_pairs,)``.
 

@@ -26,6 +26,7 @@ from mmrec.bundle.manifest import (
 )
 from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
+from mmrec.bundle.reading import parse_tensors
 from mmrec.config import ExperimentConfig
 from mmrec.data.dataset import TrainingData, find_row, titles_of
 from mmrec.data.histories import Histories, Ids
@@ -177,20 +178,46 @@ class Bundle:
         """
         if self.kind == "vectors":
             raise ConfigError("a bundle with a model", f"vectors alone in {self.path}", "use the vectors")
-        config = self._config(CONFIG, self.manifest.model)
-        return rebuild(config, self.data, self._files.read(CHECKPOINT), CHECKPOINT)
+        return rebuild(self.config, self.data, self.read(CHECKPOINT), CHECKPOINT)
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Of the model.
+
+        Raises:
+            BundleError: It is damaged, or a class of somebody else.
+        """
+        return self._config(CONFIG, self.manifest.model)
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Tensors of the model; None where the bundle came without.
+
+        Raises:
+            BundleError: They are damaged.
+        """
+        if CHECKPOINT not in self.manifest.files:
+            return None
+        return parse_tensors(self.read(CHECKPOINT), CHECKPOINT)
+
+    def read(self, name: str) -> bytes:
+        """The checked content of a file that the manifest lists.
+
+        Raises:
+            BundleError: It is missing or another one.
+        """
+        return self._files.read(name)
 
     @cached_property
     def data(self) -> TrainingData:
-        """What users have seen, and the features and codes that the model reads; a bundle of kind ``vectors`` has none.
+        """What users have seen, and the features and codes of the items; a bundle of kind ``vectors`` may have none.
 
         Raises:
             BundleError: It is damaged.
         """
-        if self.kind == "vectors":
-            return TrainingData(self.manifest.counts.users, self.manifest.counts.items, self._seen, {})
-        inputs = self._files.read(INPUTS), self._files.read(INPUT_TENSORS)
-        return parse_inputs(*inputs, self._seen, self.manifest.counts.items)
+        manifest = self.manifest
+        if INPUTS not in manifest.files or INPUT_TENSORS not in manifest.files:
+            return TrainingData(manifest.counts.users, manifest.counts.items, self._seen, {})
+        return parse_inputs(self.read(INPUTS), self.read(INPUT_TENSORS), self._seen, manifest.counts.items)
 
     @cached_property
     def attributes(self) -> pd.DataFrame:

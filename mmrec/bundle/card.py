@@ -62,6 +62,10 @@ def _data(manifest: Manifest) -> str:
         f"split {manifest.split.name} ({manifest.split_protocol}), hash `{manifest.split.hash}`",
         *(f"{kind} {_sources(tables)}" for kind, tables in made.items() if tables),
     ]
+    lines += [
+        f"{addition.items:,} items added and {addition.replaced:,} replaced on {addition.when}: {addition.how}"
+        for addition in manifest.additions
+    ]
     if manifest.pictures is not None:
         lines.append(f"{manifest.pictures.files:,} pictures, {manifest.pictures.bytes:,} bytes")
     return _bullets(lines)
@@ -147,6 +151,8 @@ def _limits(manifest: Manifest) -> str:
         "what a user has seen is the training part of the split alone; held-out items can be recommended",
         STRANGERS[manifest.kind],
     ]
+    if manifest.additions:
+        lines.append("the results are of the catalogue before items were added")
     if manifest.index is None:
         lines.append("no index: search is exact, over all items")
     return _bullets(lines)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -15,7 +14,8 @@ from pydantic import BaseModel
 
 import mmrec
 from mmrec.bundle.card import write_card
-from mmrec.bundle.index import QUERIES, attributes_of, parse_index, write_index
+from mmrec.bundle.encoding import encoding_of
+from mmrec.bundle.index import attributes_of, choose_users, parse_index, write_index
 from mmrec.bundle.inputs import write_inputs, write_seen
 from mmrec.bundle.manifest import (
     CARD,
@@ -30,9 +30,9 @@ from mmrec.bundle.manifest import (
     USER_VECTORS,
     USERS,
     Counts,
+    Encoding,
     Evaluated,
     EvaluatedRows,
-    FileEntry,
     Index,
     Kind,
     Manifest,
@@ -41,9 +41,11 @@ from mmrec.bundle.manifest import (
     Trained,
 )
 from mmrec.bundle.model import write_checkpoint, write_config
-from mmrec.bundle.pictures import FOLDER, How, write_pictures
+from mmrec.bundle.pictures import How, write_pictures
 from mmrec.bundle.plain import DESCRIPTION, Format, check_installed, write_plain
 from mmrec.bundle.ranker_export import write_ranker
+from mmrec.bundle.seal import seal, sync
+from mmrec.bundle.tokeniser import features_of, write_tokeniser
 from mmrec.data.dataset import Dataset, Split, TrainingData
 from mmrec.data.histories import Histories
 from mmrec.errors import ConfigError, DataError, MMRecError, NotFittedError
@@ -51,13 +53,12 @@ from mmrec.files import (
     atomic_folder,
     read_json,
     remove_leftovers,
-    sha256_file,
-    sync_folder,
     write_bytes,
     write_json,
     write_table,
     write_text,
 )
+from mmrec.registry import model_class
 from mmrec.runs import Run, now
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class _Trained:
         items: ``(n_items, d)``; None where scores are no inner products.
         users: ``(n_users, d)``; None where users have no vectors of their own.
         vectors: Items and users as the model gives them; None where scores are no inner products.
+        keeps_features: Whether the features go along where vectors are all that serving needs.
     """
 
     run: Run
@@ -87,6 +89,7 @@ class _Trained:
     items: NDArray[np.float32] | None
     users: NDArray[np.float32] | None
     vectors: Vectors | None
+    keeps_features: bool = False
 
 
 def export(
@@ -99,6 +102,7 @@ def export(
     index: str | None = None,
     index_options: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
+    features: bool | Mapping[str, str] = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a finished run as a bundle; the folder appears whole or not at all.
@@ -130,6 +134,9 @@ def export(
             ``qdrant``, ``milvus``. Its recall against exact search goes into the manifest. None: search is exact.
         index_options: Of the index; see the ``Options`` of its module in :mod:`mmrec.index`.
         data: Where the dataset is now, if it has moved.
+        features: True keeps the features of a model with vectors, which new items need
+            (:func:`mmrec.bundle.items.add_items`), and its tensors where it can extend itself; the other kinds have them
+            anyway. A mapping from modality to the name of a feature table gives some to a model that reads none.
         overwrite: Replace a bundle. A reader finds the old one or the new one
             (:func:`mmrec.files.atomic_folder` says how).
 
@@ -144,9 +151,9 @@ def export(
         NotFittedError: The run is not finished, its checkpoint is damaged, or its vectors are not finite.
     """
     to = Path(to)
-    _check_options(format, images, has_ranker=ranker is not None, index=index)
+    _check_options(format, images, has_ranker=ranker is not None, index=index, with_features=bool(features))
     _check_target(to, overwrite=overwrite)
-    trained = _open(run if isinstance(run, Run) else Run(run), data)
+    trained = _with_features(_open(run if isinstance(run, Run) else Run(run), data), features)
     second = None if ranker is None else _open_ranker(ranker, trained)
     if trained.items is None and (format != "bundle" or index is not None):
         option = f"--format {format}" if index is None else f"--index {index}"
@@ -161,11 +168,40 @@ def export(
             description = _description(trained).items()
             document = {k: v.model_dump() if isinstance(v, BaseModel) else v for k, v in description}
             write_plain(folder, format, _tables(trained), document)
-        _sync(folder)
+        sync(folder)
     return to
 
 
-def _check_options(format: str, images: str, *, has_ranker: bool, index: str | None) -> None:
+def _with_features(trained: _Trained, features: bool | Mapping[str, str]) -> _Trained:
+    """The run with the features that go along.
+
+    Raises:
+        ConfigError: It has none, or is to get others than its own.
+        FeatureError: The dataset has no such features.
+    """
+    own = {modality: table.name for modality, table in trained.data.features.items()}
+    named = dict(features) if isinstance(features, Mapping) else {}
+    if named and trained.kind != "vectors":
+        raise ConfigError(
+            "a model with user and item vectors", trained.run.config.model, "leave features out"
+        )
+    if named and own and named != own:
+        raise ConfigError(f"the features of the run, {own}", f"{named}", "leave their names out")
+    if named and not own:
+        tables = {modality: trained.dataset.features(name) for modality, name in named.items()}
+        trained = replace(trained, data=replace(trained.data, features=tables))
+    if features and not trained.data.features:
+        raise ConfigError(
+            "features to keep",
+            f"none in the config of {trained.run.path}",
+            "name some of the dataset's: --features text=text-minilm",
+        )
+    return replace(trained, keeps_features=bool(features))
+
+
+def _check_options(
+    format: str, images: str, *, has_ranker: bool, index: str | None, with_features: bool
+) -> None:
     formats = ("bundle", *get_args(Format))
     if format not in formats:
         raise ConfigError(f"format {', '.join(formats)}", repr(format), "choose one of them")
@@ -173,6 +209,7 @@ def _check_options(format: str, images: str, *, has_ranker: bool, index: str | N
         raise ConfigError(f"images {', '.join(get_args(How))}", repr(images), "choose one of them")
     others = {
         "a ranker": has_ranker,
+        "features": with_features,
         f"images {images}": images != "none",
         f"index {index}": index is not None,
     }
@@ -263,10 +300,7 @@ def _write_bundle(
     for name, vectors in ((ITEM_VECTORS, trained.items), (USER_VECTORS, trained.users)):
         if vectors is not None:
             write_bytes(folder / name, safetensors.numpy.save({"vectors": vectors}))
-    write_config(trained.run, folder / CONFIG)
-    if trained.kind != "vectors":  # else the vectors are all
-        write_checkpoint(trained.run, folder / CHECKPOINT)
-        write_inputs(folder, trained.data)
+    _write_model(folder, trained)
     second = None
     if ranker is not None:
         evaluations = _evaluations(ranker.run, EvaluatedRows)
@@ -282,6 +316,8 @@ def _write_bundle(
         "split": Source(name=trained.split.name, hash=trained.split.hash),
         "split_protocol": str(trained.split.manifest["protocol"]),
         "columns": {str(k): str(v) for k, v in columns.items()},
+        "encodings": _encodings(trained),
+        "additions": [],
         "evaluations": _evaluations(trained.run, Evaluated),
         "pictures": pictures,
         "index": _write_index(folder, trained, columns, *index),
@@ -290,8 +326,30 @@ def _write_bundle(
     # The card is one of the files, and says what the manifest says of everything else.
     unsealed = Manifest.model_construct(**content, files={})
     write_text(folder / CARD, write_card(unsealed, trained.run.config.document()))
-    manifest = Manifest(**content, files=_seal(folder))
+    manifest = Manifest(**content, files=seal(folder))
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _write_model(folder: Path, trained: _Trained) -> None:
+    """The config always; tensors and what the class is built from where vectors are not all."""
+    is_model = trained.kind != "vectors"
+    write_config(trained.run, folder / CONFIG)
+    if is_model or (trained.keeps_features and hasattr(model_class(trained.run.config.model), "extend")):
+        write_checkpoint(trained.run, folder / CHECKPOINT)
+    if is_model or trained.keeps_features:
+        write_inputs(folder, trained.data)
+    for source, table in trained.data.codes.items():
+        write_tokeniser(folder, source, table)
+
+
+def _encodings(trained: _Trained) -> dict[str, Encoding]:
+    """How the tables were made of which the bundle holds features or codes, as far as the dataset still has them."""
+    tables = (
+        list(trained.data.features.values()) if trained.kind != "vectors" or trained.keeps_features else []
+    )
+    made_from = {name for table in trained.data.codes.values() for name in features_of(table)}
+    tables += [trained.dataset.features(name) for name in made_from & set(trained.dataset.feature_names())]
+    return {table.name: encoding_of(table) for table in sorted(tables, key=lambda table: table.name)}
 
 
 def _write_index(
@@ -311,11 +369,9 @@ def _queries(trained: _Trained) -> NDArray[np.float32]:
     from mmrec.models.contracts import Users
 
     assert trained.vectors is not None
-    users = np.flatnonzero(trained.seen.counts)
-    if len(users) > QUERIES:
-        users = np.sort(np.random.default_rng(0).choice(users, QUERIES, replace=False))
     with torch.no_grad():
-        return _array(trained.vectors.users(Users.of(trained.seen, users)), trained.run)
+        users = Users.of(trained.seen, choose_users(trained.seen))
+        return _array(trained.vectors.users(users), trained.run)
 
 
 def _description(trained: _Trained) -> dict[str, Any]:
@@ -372,17 +428,6 @@ def _evaluations(run: Run, kind: type[Found]) -> dict[Literal["valid", "test"], 
     }
 
 
-def _seal(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of all files but the pictures, which have a list of their own."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    names = {file.relative_to(folder).as_posix(): file for file in files}
-    return {
-        name: FileEntry(bytes=file.stat().st_size, sha256=sha256_file(file))
-        for name, file in names.items()
-        if not name.startswith(f"{FOLDER}/")
-    }
-
-
 def _tables(trained: _Trained) -> dict[str, tuple[list[str], NDArray[np.float32]]]:
     """Ids and vectors of items, and of users where they have some."""
     assert trained.items is not None
@@ -401,14 +446,3 @@ def summary(folder: Path) -> dict[str, Any]:
     return {
         "bundle": str(folder), "kind": document["kind"], "model": document["model"], **counts, "bytes": size,
     }  # fmt: skip
-
-
-def _sync(folder: Path) -> None:
-    """Make all content survive a power cut before the folder gets its name."""
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        else:
-            sync_folder(file)
-    sync_folder(folder)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmrec.bundle.manifest import INDEX, Index, Manifest, check_name
 from mmrec.bundle.reading import AGAIN, MOST_JSON, STRANGE, parse_json, read_inside
+from mmrec.data.histories import Histories, Ids
 from mmrec.errors import BundleError, ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ def attributes_of(items: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFra
             continue
         kept.append(place)
     return items.iloc[:, kept]
+
+
+def choose_users(seen: Histories) -> Ids:
+    """Some users with items, by whose vectors an index is measured, ascending."""
+    users = np.flatnonzero(seen.counts)
+    if len(users) > QUERIES:
+        users = np.sort(np.random.default_rng(0).choice(users, QUERIES, replace=False))
+    return users
 
 
 def write_index(

@@ -26,7 +26,7 @@ ITEM_VECTORS, USER_VECTORS = "item_vectors.safetensors", "user_vectors.safetenso
 CONFIG, CHECKPOINT = "model/config.json", "model/checkpoint.safetensors"
 INPUTS, INPUT_TENSORS = "model/inputs.json", "model/inputs.safetensors"
 PICTURES = "pictures.parquet"
-INDEX = "index"  # a folder
+INDEX, RANKER = "index", "ranker"  # folders
 RANKER_CONFIG, RANKER_CHECKPOINT = "ranker/config.json", "ranker/checkpoint.safetensors"
 RANKER_INPUTS, RANKER_INPUT_TENSORS = "ranker/inputs.json", "ranker/inputs.safetensors"
 RANKER_HISTORIES, RANKER_CALIBRATION = "ranker/histories.safetensors", "ranker/calibration.json"
@@ -80,6 +80,42 @@ class Counts(_Frozen):
     users_without_items: int = Field(ge=0)
     cold_items: int = Field(ge=0)
     without: dict[str, int]
+
+
+class Encoding(_Frozen):
+    """How a feature table was made, so that new items can be encoded alike.
+
+    Attributes:
+        modality: ``text``, ``image`` or ``joint``.
+        encoder: Name, revision or content hash, and settings; a word alone for features that somebody else made.
+        fields: Text columns in the order they are joined; None: no texts.
+        inputs: SHA-256 of what was encoded.
+        dtype: Stored type.
+    """
+
+    modality: str
+    encoder: dict[str, Any] | str
+    fields: list[str] | None
+    inputs: str | None
+    dtype: Literal["float16", "float32", "float64"]
+
+
+class Addition(_Frozen):
+    """Items that came after the training.
+
+    Attributes:
+        when: In UTC.
+        mmrec: Version that added them.
+        items: New rows.
+        replaced: Rows that were replaced.
+        how: How their vectors or codes were made.
+    """
+
+    when: str
+    mmrec: str
+    items: int = Field(ge=0)
+    replaced: int = Field(ge=0)
+    how: str
 
 
 class Evaluated(_Frozen):
@@ -174,6 +210,8 @@ class Manifest(_Frozen):
         metric: What a score is.
         dim: Width of the vectors; None where there are none.
         columns: Column of items.parquet to its kind, ``text``, ``category``, ….
+        encodings: How the feature tables were made by which new items get vectors or codes, by name.
+        additions: Items that came after the training, the last rows; oldest first.
         evaluations: What was measured, ``valid`` and, if it was opened, ``test``.
         files: Every file of the bundle but this one and the pictures.
     """
@@ -192,12 +230,19 @@ class Manifest(_Frozen):
     features: dict[str, Source]
     codes: dict[str, Source]
     columns: dict[str, str]
+    encodings: dict[str, Encoding] = {}
+    additions: list[Addition] = []
     trained: Trained
     evaluations: dict[Literal["valid", "test"], Evaluated]
     pictures: Pictures | None
     index: Index | None
     ranker: RankerEntry | None
     files: dict[str, FileEntry] = Field(max_length=MOST_FILES)
+
+    @property
+    def trained_items(self) -> int:
+        """Items that there were at the training, the first rows."""
+        return self.counts.items - sum(addition.items for addition in self.additions)
 
     @field_validator("files")
     @classmethod
@@ -214,6 +259,8 @@ class Manifest(_Frozen):
         needed |= {RANKER_HISTORIES} if self.ranker is not None and self.ranker.history is not None else set()
         if lacking := sorted(needed - self.files.keys()):
             raise ValueError(f"no {', '.join(lacking)} among the files of a bundle of kind {self.kind}")
+        if self.trained_items < 1:
+            raise ValueError(f"{self.counts.items} items, more of which were added")
         if self.metric != METRICS[self.kind]:
             raise ValueError(f"metric {self.metric!r} of a bundle of kind {self.kind}")
         if (self.dim is None) != (self.kind in ("scores", "generator")):

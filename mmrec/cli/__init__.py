@@ -13,7 +13,7 @@ from mmrec import __version__
 from mmrec.cli.codes import tokenize
 from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
 from mmrec.cli.data import data_app, encode
-from mmrec.cli.serving import export, serve
+from mmrec.cli.serving import export, items_app, serve
 from mmrec.errors import MMRecError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at configs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+app.add_typer(items_app, name="items")
 
 
 def _print_version(wanted: bool) -> None:

@@ -56,6 +56,30 @@ class Tokeniser:
         vectors: Rows = np.asarray(inputs) if self.front is None else self.front.embed(inputs)
         return vectors
 
+    def extend(
+        self, inputs: Rows | Mapping[str, Rows], method: Collisions, taken: Codes, sizes: tuple[int, ...]
+    ) -> Codes:
+        """Codes ``(m, levels)`` of new items, different from one another and from those ``taken``.
+
+        Args:
+            inputs: As in :func:`extend`.
+            method: How the table's collisions were resolved.
+            taken: ``(n, levels)`` codes of the table.
+            sizes: Of its levels.
+
+        Raises:
+            FeatureError: Inputs of another kind, or no free codes for an item.
+        """
+        vectors = self.embed(inputs)
+        codes = self.quantiser.encode(vectors)
+        return resolve_new(
+            method,
+            codes,
+            taken,
+            sizes,
+            lambda rows: self.quantiser.last_costs(vectors[rows], codes[rows]),
+        )
+
     def save(self, folder: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         """Write into a folder; the files' hashes by name, for the manifest."""
         tensors: dict[str, torch.Tensor] = {}
@@ -112,13 +136,4 @@ def extend(folder: str | Path, inputs: Rows | Mapping[str, Rows]) -> Codes:
     tokeniser = Tokeniser.open(folder)
     manifest = read_json(folder / "manifest.json")
     table = CodeTable.open(folder, n_items=int(manifest["items"]))
-    vectors = tokeniser.embed(inputs)
-    codes = tokeniser.quantiser.encode(vectors)
-    method: Collisions = manifest["content"]["collisions"]
-    return resolve_new(
-        method,
-        codes,
-        table.codes,
-        table.sizes,
-        lambda rows: tokeniser.quantiser.last_costs(vectors[rows], codes[rows]),
-    )
+    return tokeniser.extend(inputs, manifest["content"]["collisions"], table.codes, table.sizes)

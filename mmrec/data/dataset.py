@@ -258,13 +258,7 @@ class Dataset:
 
     def modalities(self) -> dict[str, NDArray[np.bool_]]:
         """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""
-        masks = {}
-        if "image" in self.items:
-            masks["image"] = self.items["image"].notna().to_numpy(dtype=bool)
-        if columns := self.text_columns():
-            filled = [self.items[column].fillna("").astype(str).str.strip() != "" for column in columns]
-            masks["text"] = np.any([column.to_numpy(dtype=bool) for column in filled], axis=0)
-        return {modality: present for modality, present in masks.items() if present.any()}
+        return modalities_of(self.items, self.text_columns())
 
     def feature_names(self) -> list[str]:
         """Names of the feature tables made so far."""
@@ -377,6 +371,17 @@ def titles_of(items: pd.DataFrame, text_columns: Sequence[str]) -> list[str]:
     if not text_columns:
         return [""] * len(items)
     return [str(text) for text in items[text_columns[0]].fillna("").astype(str).str.slice(0, 80)]
+
+
+def modalities_of(items: pd.DataFrame, text_columns: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Which items ``(n_items,)`` have an ``image`` and which have a ``text``; only modalities that some item has."""
+    masks = {}
+    if "image" in items:
+        masks["image"] = items["image"].notna().to_numpy(dtype=bool)
+    if text_columns:
+        filled = [items[column].fillna("").astype(str).str.strip() != "" for column in text_columns]
+        masks["text"] = np.any([column.to_numpy(dtype=bool) for column in filled], axis=0)
+    return {modality: present for modality, present in masks.items() if present.any()}
 
 
 def unique_pairs(users: Ids, items: Ids, n_items: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -15,7 +15,10 @@ sets ``max_items``, how many it looks at, and a model of semantic IDs ``codes``:
 
 Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
 ``explain(users) -> Explanation``, for ``mmrec explain``; ``rescore(speller, spell) -> (b, n_items)`` of a generator that
-takes what it spelt, ``spell()``, as candidates only; ``knows_users``, True where a score depends on which user it is for
+takes what it spelt, ``spell()``, as candidates only; ``extend(features) -> (m, d)``, the vectors of new items, given as
+tables of their features by modality, without training anything; ``grows``, True where the class built with more items has
+the tensors of a trained one with rows of zeros for the new items, and gives these what it gives items that nobody had;
+``knows_users``, True where a score depends on which user it is for
 and not on the history alone, so that nobody unknown can be recommended anything.
 """
 

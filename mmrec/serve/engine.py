@@ -5,6 +5,7 @@ An engine never changes after it is made; any number of threads may ask it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmrec.errors import ConfigError, DataError, MMRecError
-from mmrec.registry import load_class
 from mmrec.serve.errors import NotFoundError, UnavailableError
 from mmrec.serve.limits import Limits
 from mmrec.serve.names import Names
@@ -24,13 +24,13 @@ from mmrec.serve.requests import RecommendRequest, ScoreRequest, SimilarRequest
 
 if TYPE_CHECKING:
     from mmrec.bundle.bundle import Bundle
+    from mmrec.bundle.newcomers import Newcomers
     from mmrec.index import Found, Index
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Answer = dict[str, Any]
 HISTORY = 200  # items of a user that are shown
-NEWCOMERS = "mmrec.bundle.newcomers:Newcomers"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +51,20 @@ class _Asker:
 class Engine:
     """Answers from a bundle.
 
-    Everything that can fail because of the bundle fails here: the model is loaded and the index opened.
+    Everything that can fail because of the bundle fails here: model and encoders are loaded and the index opened.
 
     Args:
         bundle: What is served.
         limits: How much a request may ask for.
-        encoders: Modality to encoder, by which new items are placed among the known ones.
+        encoders: Modality to encoder, by which new items are placed among the known ones; see
+            :class:`mmrec.bundle.newcomers.Newcomers`. Where none is named, nothing new is placed.
         exact: Search exactly, whatever index is saved.
         index_options: Over the saved ones, such as ``api_key``.
 
     Raises:
         BundleError: Model or index are damaged.
-        ConfigError: A package or an encoder is not there.
+        ConfigError: A package is not there, or encoders are given for a bundle that cannot take new items.
+        FeatureError: An encoder is missing or another one.
     """
 
     def __init__(
@@ -94,7 +96,17 @@ class Engine:
             self._reasons = Reasons(self._alike.items.vectors, bundle.data.features)
         if bundle.kind != "vectors":
             _ = bundle.model
-        self._newcomers = load_class(NEWCOMERS)(bundle, self.encoders) if self.encoders else None
+        self._newcomers = self._open_newcomers()
+        self._encoding = threading.Lock()  # tokenisers are not made for several threads
+
+    def _open_newcomers(self) -> Newcomers | None:
+        if not self.encoders:
+            return None
+        from mmrec.bundle.newcomers import Newcomers
+
+        newcomers = Newcomers(self.bundle, self.encoders)
+        newcomers.open()
+        return newcomers
 
     # --- Lists for users and histories
 
@@ -284,19 +296,25 @@ class Engine:
     def _new_vector(self, text: str | None, image: str | None) -> Floats:
         import pandas as pd
 
-        given = {"text": text, "image": image}
-        lacking = [name for name, value in given.items() if value is not None and name not in self.encoders]
-        if lacking or self._newcomers is None:
+        if self._newcomers is None:
+            name = "image" if text is None else "text"
             raise ConfigError(
-                f"a service with an encoder of {' and '.join(lacking)}",
-                f"encoders of {', '.join(self.encoders) or 'nothing'}",
-                "".join(f"mmrec serve BUNDLE --encoder {name}=NAME_OR_PATH" for name in lacking[:1]),
+                f"a service with an encoder of {name}",
+                "none",
+                f"mmrec serve BUNDLE --encoder {name}=NAME_OR_PATH",
             )
-        kinds = self.bundle.manifest.columns
-        columns = [str(name) for name in self.bundle.items if kinds.get(str(name)) == "text"]
-        table = pd.DataFrame({name: [text if name == columns[0] else None] for name in columns}, index=[0])
+        given = {"text": text, "image": image}
+        readable = self._newcomers.modalities
+        if lacking := [name for name, value in given.items() if value is not None and name not in readable]:
+            raise ConfigError(
+                f"a bundle whose model or neighbours read {' and '.join(lacking)}",
+                f"one that reads {' and '.join(sorted(readable))}",
+                "leave it out",
+            )
         picture = None if image is None else read_image(image, self.limits.image_pixels)
-        vectors = self._newcomers.vectors(table, [picture])
+        table = pd.DataFrame(dict.fromkeys(self._newcomers.first_fields, text), index=[0])
+        with self._encoding:
+            vectors = self._newcomers.vectors(table, [picture])
         return np.asarray(vectors[0], dtype=np.float32)
 
     def score(self, request: ScoreRequest) -> Answer:
@@ -379,7 +397,7 @@ class Engine:
             "metrics": {part: entry.metrics for part, entry in manifest.evaluations.items()},
             "index": None if self.index is None else self.index.backend,
             "explains": self._reasons is not None,
-            "new_items": sorted(self.encoders),
+            "new_items": sorted(self._newcomers.modalities) if self._newcomers else [],
         }
 
     def _attributes_of(self, row: int) -> Answer:

@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,11 +160,13 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_decompression_bombs(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Never:
+        modalities = ("image",)
+
         def vectors(self, *_: Any) -> Any:
             pytest.fail("the picture was decoded")
 
     own = object.__new__(Engine)
-    own.__dict__.update(engine.__dict__, encoders={"image": "some"}, _newcomers=Never())
+    own.__dict__.update(engine.__dict__, _newcomers=Never())
     client = make_client(make_service(own, image_pixels=10_000))
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("the picture was decoded"))
     for width, height in ((101, 100), (12_000, 12_000), (60_000, 60_000)):
@@ -173,7 +176,7 @@ def test_decompression_bombs(engine: Engine, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_files_that_are_no_pictures(engine: Engine) -> None:
     own = object.__new__(Engine)
-    own.__dict__.update(engine.__dict__, encoders={"image": "some"}, _newcomers=object())
+    own.__dict__.update(engine.__dict__, _newcomers=SimpleNamespace(modalities=["image"]))
     client = make_client(make_service(own))
     whole = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(whole, "PNG")

@@ -15,15 +15,19 @@ import pytest
 from PIL import Image
 
 from mmrec.bundle.bundle import Bundle
-from mmrec.errors import ConfigError, DataError
-from mmrec.serve import engine as engine_module
+from mmrec.bundle.export import export
+from mmrec.bundle.items import add_items
+from mmrec.bundle.newcomers import Newcomers
+from mmrec.errors import ConfigError, DataError, FeatureError
 from mmrec.serve.engine import Engine
 from mmrec.serve.errors import NotFoundError, UnavailableError
 from mmrec.serve.limits import Limits
 from mmrec.serve.names import Names
 from mmrec.serve.plain import to_json
 from mmrec.serve.requests import RecommendRequest, ScoreRequest, SimilarRequest
+from mmrec.train import train
 from mmrec.where import parse
+from tests.bundle.stall import NEW, make_stall
 from tests.serve.conftest import MODELS
 
 each_model = pytest.mark.parametrize("name", MODELS)
@@ -145,43 +149,70 @@ def test_similar_items_have_the_largest_cosines(engine: Engine) -> None:
     ]
 
 
-class Placed:
-    """Stands in for the encoders: the vector of whatever item is named by the text, or by the picture's width."""
-
-    def __init__(self, bundle: Bundle, encoders: dict[str, str]) -> None:
-        self.bundle, self.encoders = bundle, encoders
-
-    def vectors(self, table: pd.DataFrame, pictures: list[Any]) -> np.ndarray[Any, Any]:
-        assert list(table) == ["title", "description"]
-        text, [picture] = table["title"].iloc[0], pictures
-        row = self.bundle.item(text) if picture is None else picture.width
-        return self.bundle.item_vectors[[row]] * 5
-
-
 def encode(width: int, height: int, kind: str = "PNG") -> str:
     file = io.BytesIO()
     Image.new("RGB", (width, height)).save(file, kind)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_new_items_are_placed_by_the_encoders(
-    bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "load_class", lambda _: Placed)
-    engine = Engine(Bundle(bundles["lightgcn"]), encoders={"text": "some", "image": "other"})
-    known = listed(engine.similar(SimilarRequest(item="item-0011", k=5)))
-    for request in (
-        SimilarRequest(text="item-0011", k=6),
-        SimilarRequest(image=encode(11, 3), k=6),
-        SimilarRequest(image=f"data:image/jpeg;base64,{encode(11, 3, 'JPEG')}", text="x", k=6),
+@pytest.fixture(scope="module")
+def stall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of vectors to which new items can be added, some of which were."""
+    folder = tmp_path_factory.mktemp("stall")
+    dataset = make_stall(folder / "stall")
+    config = {"model": "bpr", "data": str(dataset.path), "params": {"dim": 8}, "train": {"epochs": 2}}
+    run = train(config, run=folder / "run", show_progress=False)
+    features = {"text": "text-tfidf", "image": "image-histogram"}
+    bundle = export(run, folder / "bundle", features=features, index="exact")
+    add_items(bundle, NEW)
+    return bundle
+
+
+def test_new_items_are_placed_by_the_encoders(stall: Path) -> None:
+    bundle = Bundle(stall)
+    engine = Engine(bundle, encoders={"text": "tfidf"})
+    assert engine.info()["new_items"] == ["image", "text"]
+    unit = bundle.item_vectors / np.linalg.norm(bundle.item_vectors, axis=1, keepdims=True)
+    title, png = "ripe sweet plum", encode(8, 8)
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    for request, table, pictures in (
+        (SimilarRequest(text=title, k=6), {"title": [title]}, [None]),
+        (SimilarRequest(image=png, k=6), {"title": [None]}, [picture]),
+        (
+            SimilarRequest(image=f"data:image/png;base64,{png}", text=title, k=6),
+            {"title": [title]},
+            [picture],
+        ),
     ):
+        vector = Newcomers(bundle).vectors(pd.DataFrame(table), pictures)[0]
+        cosines = unit @ vector / np.linalg.norm(vector)
+        best = np.argsort(-cosines, kind="stable")[:6]
         answer = engine.similar(request)
-        assert listed(answer) == ["item-0011", *known]
-        assert answer["items"][0]["score"] == pytest.approx(1)
+        assert [entry["score"] for entry in answer["items"]] == pytest.approx(
+            cosines[best].tolist(), abs=1e-5
+        )
+        assert set(listed(answer)) == set(bundle.items["item_id"].iloc[best])
     with pytest.raises(DataError, match="other characters"):
         engine.similar(SimilarRequest(image="***"))
     with pytest.raises(DataError, match="a picture"):
         engine.similar(SimilarRequest(image=base64.b64encode(b"no picture").decode()))
+    with pytest.raises(DataError, match="nothing to encode"):
+        engine.similar(SimilarRequest(text="zzz"))
+
+
+def test_items_added_later_are_explained_by_their_features(stall: Path) -> None:
+    engine = Engine(Bundle(stall))
+    asked = RecommendRequest(history=["i0", "new-fruit"], allow=["new-tool", "i2"], explain=True)
+    why = {entry["item"]: entry["why"] for entry in engine.recommend(asked)["items"]}
+    assert {near["item"] for near in why["new-tool"]["nearest"]} == {"i0", "new-fruit"}
+    assert why["i2"]["modalities"]["text"] > 0
+
+
+def test_encoders_that_do_not_fit_are_found_at_the_start(stall: Path, engine: Engine) -> None:
+    with pytest.raises(FeatureError, match="the encoder of text-tfidf"):
+        Engine(Bundle(stall), encoders={"text": "words"})
+    with pytest.raises(ConfigError, match="--with-features"):
+        Engine(engine.bundle, encoders={"text": "tfidf"})
 
 
 def test_new_items_without_encoders(engine: Engine) -> None:

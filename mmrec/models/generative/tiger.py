@@ -46,6 +46,7 @@ class TIGER(nn.Module):
     modalities: ClassVar = "none"
     codes: ClassVar = "one"
     cold_items: ClassVar = True
+    grows: ClassVar = True
 
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()

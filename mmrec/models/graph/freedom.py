@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
+from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.nn import embedding_tables, feature_projections, gather, gather_batch
 
@@ -58,8 +60,9 @@ class FREEDOM(nn.Module):
         self.n_users = data.n_users
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.projections = feature_projections(data, config.dim, train_features=config.train_features)
-        weights = graph.modality_weights(list(data.features), config.image_weight)
-        self.item_graph = graph.knn_item_graph(data.features, config.knn_k, weights, data.n_items)
+        self.tables = data.features
+        self.weights = graph.modality_weights(list(data.features), config.image_weight)
+        self.item_graph = graph.knn_item_graph(data.features, config.knn_k, self.weights, data.n_items)
         self.edges = graph.edges(data.train)
         self.full_graph = graph.normalize_bipartite(*self.edges, data.n_users, data.n_items)
         self.training_graph = self.full_graph
@@ -109,3 +112,18 @@ class FREEDOM(nn.Module):
         return Vectors.from_tables(
             propagated[: self.n_users], propagated[self.n_users :] + self._item_branch()
         )
+
+    def extend(self, features: Mapping[str, FeatureTable]) -> Tensor:
+        """Vectors ``(m, dim)`` of new items: what the item graph gives them.
+
+        Without an embedding of their own and without edges to users, ``ī = 0`` and ``h = G^L_ii Q`` with their rows of G,
+        in which they are their own neighbour with a zero embedding. The known items' rows stay as they are.
+        """
+        links, own = graph.links_to_known(features, self.tables, self.config.knn_k, self.weights)
+        links = links.to(self.embeddings.device)
+        known = self.embeddings[self.n_users :]
+        new = known.new_zeros(len(own), known.shape[1])
+        for _ in range(self.config.item_layers):
+            new = graph.propagate(links, known) + own.to(new)[:, None] * new
+            known = graph.propagate(self.item_graph, known)
+        return new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmrec import losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
+from mmrec.encode.features import FeatureTable
 from mmrec.graph import modality_weights
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.nn import gather, seen_items
@@ -50,16 +52,21 @@ class VBPR(nn.Module):
         super().__init__()
         self.config = config
         modality_weights(list(data.features), 0)  # raises where there are no features
-        tables = [data.features[modality].tensor() for modality in sorted(data.features)]
-        if config.standardize:
-            tables = [table / table.pow(2).mean().sqrt() for table in tables]
-        self.register_buffer("features", torch.cat(tables, dim=1), persistent=False)
+        tables = {modality: data.features[modality].tensor() for modality in sorted(data.features)}
+        self.scales = {
+            modality: table.pow(2).mean().sqrt() if config.standardize else 1.0
+            for modality, table in tables.items()
+        }
+        self.register_buffer("features", self._join(tables), persistent=False)
         self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_users, 2 * config.dim)))
         self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(data.n_items, config.dim)))
         self.map = nn.Linear(self.features.shape[1], config.dim)
         nn.init.xavier_normal_(self.map.weight)
         nn.init.zeros_(self.map.bias)
         self.register_buffer("seen", seen_items(data), persistent=False)
+
+    def _join(self, tables: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([tables[modality] / scale for modality, scale in self.scales.items()], dim=1)
 
     def _compose(self, items: Tensor) -> Tensor:
         return torch.cat([gather(self.items, items), self.map(gather(self.features, items))], dim=1)
@@ -81,3 +88,9 @@ class VBPR(nn.Module):
         """User table and composed items, ``(n, 2 dim)``."""
         content = self.map(self.features)
         return Vectors.from_tables(self.users, torch.cat([self.items * self.seen, content], dim=1))
+
+    def extend(self, features: Mapping[str, FeatureTable]) -> Tensor:
+        """Vectors ``(m, 2 dim)`` of new items: their content term alone."""
+        rows = self._join({modality: table.tensor() for modality, table in features.items()})
+        content: Tensor = self.map(rows.to(self.features.device))
+        return torch.cat([torch.zeros_like(content), content], dim=1)

@@ -59,6 +59,7 @@ class Molar(nn.Module):
     batches: ClassVar = "histories"
     modalities: ClassVar = "required"
     cold_items: ClassVar = True
+    grows: ClassVar = True
 
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()

@@ -62,6 +62,7 @@ class UniSRec(nn.Module):
     batches: ClassVar = "histories"
     modalities: ClassVar = "required"
     cold_items: ClassVar = True
+    grows: ClassVar = True
     seen: Tensor
 
     def __init__(self, config: Config, data: TrainingData) -> None:

@@ -1,0 +1,71 @@
+"""Run by a test: kill -9 an addition of items before calls to the file system, and look at what is there afterwards.
+
+Usage: python -m tests.bundle.crash_add BUNDLE FOLDER
+Prints how many kills there were, and how many found the new items already there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from mmrec.bundle.bundle import Bundle
+from mmrec.bundle.items import add_items
+from tests.bundle.crash_export import NEVER, die_before
+from tests.bundle.stall import NEW
+
+SPREAD, LAST = 5, 7  # how many of the moments are tried: some evenly spread, and all at the end
+
+
+def add_and_die(bundle: Path, moment: int) -> bool:
+    """True if the addition was killed before it ended; one that ended writes down how many calls it made."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            left = die_before(moment)
+            add_items(bundle, NEW)
+            status, calls = 0, moment - left[0]
+            bundle.parent.with_name("calls").write_text(str(calls))
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
+
+
+def begin(source: Path, folder: Path) -> Path:
+    """A copy of the bundle, alone in its folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return Path(shutil.copytree(source, folder / "bundle"))
+
+
+def main() -> None:
+    os.fsync = lambda descriptor: None  # what is written survives a kill
+    source, folder = Path(sys.argv[1]), Path(sys.argv[2]) / "work"
+    n = Bundle(source).manifest.counts.items
+    add_items(source, NEW, to=Path(sys.argv[2]) / "warm")  # imports, once
+    assert not add_and_die(begin(source, folder), NEVER)
+    calls, after = int(folder.with_name("calls").read_text()), 0
+    moments = sorted({*range(0, calls, -(-calls // SPREAD)), *range(calls - LAST, calls)})
+    for moment in moments:
+        bundle = begin(source, folder)
+        assert add_and_die(bundle, moment)
+        found = Bundle(bundle).manifest.counts.items  # whole, whichever it is
+        assert found in (n, n + len(NEW))
+        after += found > n
+        if moment == moments[2]:
+            assert found == n
+            assert len(list(folder.iterdir())) > 1, "the kill left nothing to clear away"
+            assert not add_and_die(bundle, NEVER)
+            assert list(folder.iterdir()) == [bundle], "what a kill left is not cleared away"
+    print(json.dumps([len(moments), after]))
+
+
+if __name__ == "__main__":
+    main()
