@@ -77,8 +77,8 @@ def add_items(
     An item that was there at the training keeps what it has learned when it is replaced: its row changes, its vector does
     not. Items that were added serve as nobody's neighbours, so that their order does not matter. An index is built anew
     with the options of the old one, and its recall measured again. A ranker knows the items that it was trained with,
-    and no others: it does not come along. Two processes that add to
-    one bundle at the same time may lose one's items: let one do it.
+    and no others: it does not come along. Two processes that add to one bundle at the same time may lose one's items:
+    let one do it.
 
     Args:
         bundle: Exported with features (:func:`mmrec.bundle.export.export`); a model of sequences or semantic IDs has them.
@@ -171,9 +171,7 @@ def _write(
     import pyarrow.parquet as pq
 
     for name in bundle.manifest.files:
-        if not name.startswith(
-            (f"{INDEX}/", f"{RANKER}/")
-        ):  # the one is built anew, the other does not come along
+        if not name.startswith((f"{INDEX}/", f"{RANKER}/")):  # built anew, and left out
             _copy(bundle.path, name, folder)
     table = join_rows(bundle.read(ITEMS), new.items, new.rows)
     with atomic_path(folder / ITEMS) as temporary:
