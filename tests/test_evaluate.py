@@ -183,7 +183,7 @@ def test_validation_items_stand_first_at_test_unless_hidden(
     )
     seen: list[Any] = []
     monkeypatch.setattr(
-        "mmrec.evaluate._table", lambda result, dataset: seen.append(result) or pd.DataFrame()
+        "mmrec.evaluate.table_of", lambda result, dataset: seen.append(result) or pd.DataFrame()
     )
     evaluate(own_run, "test")
     evaluate(own_run, "test", mask="train+valid")
