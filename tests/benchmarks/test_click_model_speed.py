@@ -150,8 +150,9 @@ def compare(
         f"{model}: {statistics.median(ratios):.2f} times as many rows/s ({min(ratios):.2f} … {max(ratios):.2f}), "
         f"AUC {test.mean[0]:+.4f} [{test.low[0]:+.4f}, {test.high[0]:+.4f}], threads {THREADS}"
     )
-    assert test.high[0] >= 0, "FuxiCTR's AUC is higher"
-    assert ROWS or delong_interval(labels, ours_mean)[1] > 0.6
+    if not ROWS:  # a few steps tell nothing
+        assert test.high[0] >= 0, "FuxiCTR's AUC is higher"
+        assert delong_interval(labels, ours_mean)[1] > 0.6
     return speeds[ROUNDS // 2]
 
 
