@@ -170,5 +170,6 @@ def _inner(links: Links, queries: Tensor, vectors: Tensor) -> Tensor:
     products = queries.new_empty(len(rows))
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
-        torch.sum(queries[rows[part]] * vectors[entries[part]], 1, out=products[part])
+        pairs = queries.index_select(0, rows[part]) * vectors.index_select(0, entries[part])
+        torch.sum(pairs, 1, out=products[part])
     return products

@@ -150,8 +150,9 @@ def compare(
         f"{model}: {statistics.median(ratios):.2f} times as many rows/s ({min(ratios):.2f} … {max(ratios):.2f}), "
         f"AUC {test.mean[0]:+.4f} [{test.low[0]:+.4f}, {test.high[0]:+.4f}], threads {THREADS}"
     )
-    assert test.high[0] >= 0, "FuxiCTR's AUC is higher"
-    assert ROWS or delong_interval(labels, ours_mean)[1] > 0.6
+    if not ROWS:  # a few steps tell nothing
+        assert test.high[0] >= 0, "FuxiCTR's AUC is higher"
+        assert delong_interval(labels, ours_mean)[1] > 0.6
     return speeds[ROUNDS // 2]
 
 
@@ -172,10 +173,10 @@ def product_seconds(shapes: Sequence[tuple[int, int, int]], *, backward: bool) -
 
 @pytest.mark.parametrize(("n_ids", "least"), [(300_000, 1.0), (3_000_000, 2.0)])
 def test_dcnv2_trains_on_more_rows_per_second(fuxictr: str, n_ids: int, least: float, tmp_path: Path) -> None:
-    """Both sides compute the same products, two thirds of our step on one thread, and no toolbox can save them.
+    """Both sides compute the same products, and no toolbox can save them; their share of both steps is printed.
 
     What is left is a matter of the ids: FuxiCTR's step passes over the whole tables for norm, decay, clipping and Adam, ours
-    over the rows of the batch. At 300,000 ids that costs less than the products, at millions most of the step.
+    over the rows of the batch. Twice the speed is asked for where the tables are large.
     """
     write_clicks(tmp_path, {"train": ROWS or 400_000, "valid": 50_000, "test": 1_000}, n_ids=n_ids)
     ours = {"dim": DIM, "layers": 3, "hidden": HIDDEN, "dropout": DROPOUT}
