@@ -56,7 +56,7 @@ def test_requests_a_second(backend: str, n_items: int, tmp_path: Path) -> None:
     server = Server(process, "", tmp_path / "log")
     try:
         server.url = server.wait_for("listening", patience=600)["url"]
-        alone = server.lines("bare")[0]["searches"]
+        bare = server.lines("bare")[0]
         asyncio.run(ask(server.port, 1.0, 4))  # warm
         single, _ = asyncio.run(ask(server.port, SECONDS, 1))
         times, statuses = asyncio.run(ask(server.port, SECONDS, 8))
@@ -67,10 +67,11 @@ def test_requests_a_second(backend: str, n_items: int, tmp_path: Path) -> None:
         process.wait()
     p50, p95, p99 = (1000 * float(np.quantile(times, q)) for q in (0.5, 0.95, 0.99))
     one, total, batches = 1000 * float(np.median(single)), _value(sizes, "sum"), _value(sizes, "count")
+    alone = 1000 * bare["seconds"]
     print(
-        f"\n{backend}, {n_items:,} items: 8 clients {statuses[200] / SECONDS:.0f} requests/s, p50 {p50:.1f} ms, "
-        f"p95 {p95:.1f} ms, p99 {p99:.1f} ms; one client p50 {one:.2f} ms, {one * alone / 1000:.1f} times the bare "
-        f"search of {1000 / alone:.2f} ms; 32 clients {dict(crowd)}; {total / batches:.1f} lists a search"
+        f"\n{backend}, {n_items:,} items, recall@{K} {bare['recall']:.3f}: 8 clients {statuses[200] / SECONDS:.0f} "
+        f"requests/s, p50 {p50:.1f} ms, p95 {p95:.1f} ms, p99 {p99:.1f} ms; one client p50 {one:.2f} ms, {one / alone:.1f} "
+        f"times the bare search of {alone:.2f} ms; 32 clients {dict(crowd)}; {total / batches:.1f} lists a search"
     )
     assert set(statuses) == {200}
     assert set(crowd) <= {200, 503}
