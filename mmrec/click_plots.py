@@ -15,6 +15,7 @@ from mmrec.click_metrics import BINS, reliability
 from mmrec.errors import ConfigError
 from mmrec.files import atomic_path
 from mmrec.progress import note
+from mmrec.results import RowResult, read_result
 from mmrec.significance import Floats
 
 if TYPE_CHECKING:
@@ -80,6 +81,31 @@ def reliability_plot(
     with matplotlib.rc_context({"svg.hashsalt": "mmrec"}), atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=METADATA[path.suffix])
     return path
+
+
+def plot_evaluation(run: str | Path, split: str) -> Path | None:
+    """Write the reliability diagram of an evaluated ranker into its run folder, as ``reliability-SPLIT.png``.
+
+    Returns:
+        The file; None without matplotlib.
+
+    Raises:
+        ConfigError: The run is of no ranker.
+        NotFittedError: Not evaluated on this part.
+    """
+    result = read_result(run, split)
+    if not isinstance(result, RowResult):
+        raise ConfigError(
+            "a ranker, whose probabilities can be drawn", f"{result.label}, which ranks", "no --plot"
+        )
+    table = result.table(["label", "logit"])
+    return reliability_plot(
+        Path(run) / f"reliability-{split}.png",
+        table["label"].to_numpy(),
+        table["logit"].to_numpy(),
+        Calibration.load(Path(run)),
+        title=f"{result.label}, {split}",
+    )
 
 
 def _draw_bins(panel: Axes, name: str, labels: NDArray[Any], probabilities: Floats, bins: int) -> None:

@@ -20,6 +20,7 @@ from mmrec.files import write_json, write_table
 from mmrec.metrics import catalogue_metrics, find_hits, user_metrics
 from mmrec.progress import note
 from mmrec.rank import rank
+from mmrec.results import table_file
 from mmrec.runs import Run, now
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _save(run: Run, split: str, document: dict[str, Any], table: pd.DataFrame, n
     """Write a result; ``name`` is what the table is about."""
     if split == "test":
         record_opening(run, document)
-    write_table(run.path / (f"{name}.parquet" if split == "test" else f"{name}-{split}.parquet"), table)
+    write_table(run.path / table_file(name, split), table)
     write_json(run.path / f"{split}.json", document)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from mmrec.calibrate import Calibration, fit_calibration
-from mmrec.click_metrics import click_metrics
+from mmrec.click_metrics import calibration_error, click_metrics, logloss
 from mmrec.data.rows.dataset import RowDataset, RowSplit
 from mmrec.data.rows.table import Rows
 from mmrec.devices import choose_device
@@ -43,10 +43,11 @@ def check_monitor(monitor: str, split: RowSplit) -> None:
         raise ConfigError(
             "groups of rows for train.monitor gauc", "rows without groups", "--set train.monitor=auc"
         )
-    if len(np.unique(split.valid.labels)) < 2:
+    n_labels = len(np.unique(split.valid.labels))
+    if n_labels < 2:
         raise DataError(
             "validation rows of both labels, to choose the best epoch by",
-            f"{len(split.valid):,} rows of {len(np.unique(split.valid.labels))} labels",
+            f"{len(split.valid):,} rows of {n_labels} labels",
             "make the rows again with another split",
         )
 
@@ -94,8 +95,11 @@ def evaluate_rows(
         calibration = Calibration.load(run.path)
     adjusted = calibration.apply(logits)
     metrics = click_metrics(rows.labels, logits, rows.groups)
-    calibrated = click_metrics(rows.labels, adjusted, None)
-    metrics |= {f"{name}_calibrated": calibrated[name] for name in ("logloss", "ece")}
+    probabilities = expit(np.asarray(adjusted, dtype=np.float64))
+    metrics |= {
+        "logloss_calibrated": logloss(rows.labels, adjusted),
+        "ece_calibrated": calibration_error(rows.labels, probabilities),
+    }
     document = {
         "run": str(run.path),
         "model": run.config.model,
@@ -112,7 +116,7 @@ def evaluate_rows(
             "label": dataset.manifest["label"],
         },
     }
-    return document, _table(rows, logits, adjusted)
+    return document, _table(rows, logits, probabilities)
 
 
 def _calibrate(labels: NDArray[Any], logits: NDArray[Any]) -> Calibration:
@@ -124,10 +128,10 @@ def _calibrate(labels: NDArray[Any], logits: NDArray[Any]) -> Calibration:
         return Calibration()
 
 
-def _table(rows: Rows, logits: NDArray[np.float32], adjusted: NDArray[np.floating[Any]]) -> pd.DataFrame:
+def _table(rows: Rows, logits: NDArray[np.float32], probabilities: NDArray[np.float64]) -> pd.DataFrame:
     import pandas as pd
 
     columns: dict[str, Any] = {"row": np.arange(len(rows)), "label": rows.labels}
     if rows.groups is not None:
         columns["group"] = rows.groups
-    return pd.DataFrame({**columns, "logit": logits, "probability": expit(adjusted).astype(np.float32)})
+    return pd.DataFrame({**columns, "logit": logits, "probability": probabilities.astype(np.float32)})

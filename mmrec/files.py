@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +197,22 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of_files(recorded: Mapping[str, Any]) -> str:
+    """Content hash of files as a manifest records them: ``{name: {"sha256": …, "bytes": …}}``."""
+    return content_hash({name: entry["sha256"] for name, entry in recorded.items()})
+
+
+def changed_file(folder: Path, recorded: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name of the first file that is not as a manifest records it (:func:`hash_of_files`), and what was found."""
+    for name, entry in recorded.items():
+        file = folder / name
+        if not file.is_file():
+            return name, f"no such file in {folder}"
+        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            return name, f"{file} was changed since"
+    return None
 
 
 def content_hash(value: Any) -> str:

@@ -29,6 +29,7 @@ from mmrec.evaluate_rows import score_rows
 from mmrec.files import write_json, write_table
 from mmrec.models.contracts import reads_sequences, scoring
 from mmrec.rank import rescore
+from mmrec.results import table_file
 from mmrec.runs import Run
 from mmrec.significance import Floats, holm, paired_bootstrap
 
@@ -210,10 +211,7 @@ def evaluate_reranked(
     if split == "test":
         record_opening(run, document, ranker=str(second.run.path))
         record_opening(second.run, document, retriever=str(run.path))
-    write_table(
-        folder / ("per_user.parquet" if split == "test" else f"per_user-{split}.parquet"),
-        table_of(joined, dataset),
-    )
+    write_table(folder / table_file("per_user", split), table_of(joined, dataset))
     write_json(folder / f"{split}.json", document)
     return document
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def table_file(name: str, split: str) -> str:
+    """Name of the file with the results per user or row (``name``) of a part, in the folder of a run."""
+    return f"{name}.parquet" if split == "test" else f"{name}-{split}.parquet"
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """One evaluated run.
@@ -107,7 +112,7 @@ def read_result(run: str | Path, split: str = "test") -> Result | RowResult:
         )
     document = read_json(_evaluated(folder, f"{split}.json", split))
     name = "per_row" if "n_rows" in document else "per_user"
-    file = _evaluated(folder, f"{name}.parquet" if split == "test" else f"{name}-{split}.parquet", split)
+    file = _evaluated(folder, table_file(name, split), split)
     config = read_yaml(folder / "config.yaml")
     try:
         label, seed = str(config["model"]), int(config["train"]["seed"])

@@ -13,57 +13,28 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmrec.runs import LAST, load_tensors
 from mmrec.train import train
+from tests import dying
+from tests.dying import NEVER, die_before, finish
 from tests.test_train import results_of
 
 CALLS = ("fsync", "replace", "unlink", "mkdir", "open")
-NEVER = 1 << 20
 
 
-def start(document: dict[str, Any], folder: Path, die_before: int | None = None) -> int:
+def start(document: dict[str, Any], folder: Path, moment: int | None = None) -> int:
     """Train in a fork, perhaps one that dies before its n-th call to the file system; its process id."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = plant(die_before) if die_before is not None else [0]
-            train(document, run=folder, resume=True, show_progress=False)
-            if die_before == NEVER:
-                (folder.parent / "calls").write_text(str(NEVER - left[0]))
-            status = 0
-        finally:
-            os._exit(status)
-    return child
 
+    def work() -> None:
+        count = die_before(moment, CALLS) if moment is not None else None
+        train(document, run=folder, resume=True, show_progress=False)
+        if count is not None and moment == NEVER:
+            (folder.parent / "calls").write_text(str(count()))
 
-def finish(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def plant(die_before: int) -> list[int]:
-    """Let the process kill itself before the n-th call; of a file that it is to write it writes half."""
-    left, write = [die_before], Path.write_bytes
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if left[0] == 0:
-                if call is write:
-                    write(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in CALLS:
-        setattr(os, name, wrap(getattr(os, name)))
-    Path.write_bytes = wrap(write)  # type: ignore[method-assign]
-    return left
+    return dying.start(work)
 
 
 def kill_at_random(document: dict[str, Any], folder: Path, seed: int) -> int:

@@ -20,13 +20,14 @@ import mmrec.tune.worker
 from mmrec.runs import LAST, Run
 from mmrec.train import train
 from mmrec.tune.search import tune
-from tests.crash_train import NEVER, finish, plant
+from tests.crash_train import CALLS
+from tests.dying import NEVER, die_before, finish
 from tests.test_tune import outcome_of
 
 FAILED = 99
 
 
-def start(document: dict[str, Any], folder: Path, die_before: int | None = None) -> int:
+def start(document: dict[str, Any], folder: Path, moment: int | None = None) -> int:
     """Search in a fork, perhaps one that dies before its n-th call to the file system; its process id.
 
     The fork's exit status is the number of trials that it trained, or FAILED.
@@ -41,10 +42,10 @@ def start(document: dict[str, Any], folder: Path, die_before: int | None = None)
 
         mmrec.tune.worker.train = counted
         try:
-            left = plant(die_before) if die_before is not None else [0]
+            count = die_before(moment, CALLS) if moment is not None else None
             tune(document, to=folder, show_progress=False)
-            if die_before == NEVER:
-                (folder.parent / "calls").write_text(str(NEVER - left[0]))
+            if count is not None and moment == NEVER:
+                (folder.parent / "calls").write_text(str(count()))
             status = trained[0]
         except BaseException:
             traceback.print_exc()  # os._exit below would swallow it

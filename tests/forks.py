@@ -79,6 +79,7 @@ class Forks:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "tests.forks", str(self._folder)],
                 cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},  # a fork has no threads, and would wait for them
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

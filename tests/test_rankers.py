@@ -14,13 +14,16 @@ import torch
 
 from mmrec.calibrate import Calibration
 from mmrec.click_metrics import click_metrics
+from mmrec.click_plots import plot_evaluation
 from mmrec.config import load_config
 from mmrec.data.dataset import Dataset
+from mmrec.data.rows.candidates import CandidateRows
 from mmrec.data.rows.catalogue import rows_from_dataset
 from mmrec.data.rows.dataset import RowDataset
 from mmrec.data.split import split
 from mmrec.errors import ConfigError, DataError
 from mmrec.evaluate import evaluate
+from mmrec.evaluate_rows import score_rows
 from mmrec.metrics import user_metrics
 from mmrec.recommend import recommend
 from mmrec.rerank import evaluate_reranked
@@ -126,7 +129,7 @@ class TestTraining:
 
 class TestEvaluation:
     def test_test_rows_are_read_with_the_calibration_of_validation(
-        self, rows: RowDataset, tmp_path: Path
+        self, rows: RowDataset, tmp_path: Path, mmrec: Command
     ) -> None:
         run = train(ranker_config(rows, "lr"), run=tmp_path / "lr", show_progress=False)
         before = Calibration.load(run.path)
@@ -139,6 +142,8 @@ class TestEvaluation:
         assert opened[0]["metrics"] == document["metrics"]
         with pytest.raises(ConfigError, match="no mask for rows"):
             evaluate(run, "test", mask="train")
+        assert mmrec("evaluate", run.path, "--split", "valid", "--plot").code == 0
+        assert (run.path / "reliability-valid.png").read_bytes().startswith(b"\x89PNG")
 
 
 class TestBadInput:
@@ -169,15 +174,13 @@ class TestSecondStage:
         order = np.argsort(-np.bincount(parts.train.items, minlength=N_ITEMS), kind="stable")
         model = ranker.model(ranker.training_data(rows, rows.split()))
         in_time = shop.in_time(parts.train)
-        from mmrec.data.rows.candidates import candidate_rows
-        from mmrec.evaluate_rows import score_rows
-
+        candidates = CandidateRows.of(rows)
         found = []
         table = pd.read_parquet(first.path / "rerank" / "din" / "per_user-valid.parquet")
         for user in table["user"]:
             seen = set(parts.train[user].tolist())
             items = np.array([item for item in order if item not in seen][:15])
-            logits = score_rows(model, candidate_rows(rows, np.full(15, user), items, in_time))
+            logits = score_rows(model, candidates.rows(np.full(15, user), items, in_time))
             ranked = sorted(zip(-logits, items, strict=True))
             held = set(parts.valid[user].tolist())
             hits = np.array([[item in held for _, item in ranked]])
@@ -220,3 +223,6 @@ class TestSecondStage:
             evaluate_reranked(first, ranker, "valid", candidates=2)
         with pytest.raises(ConfigError, match="which scores no rows"):
             evaluate_reranked(first, first, "valid", candidates=20)
+        evaluate(first, "valid")
+        with pytest.raises(ConfigError, match="no --plot"):
+            plot_evaluation(first.path, "valid")

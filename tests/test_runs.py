@@ -178,7 +178,7 @@ def test_a_dataset_that_is_gone_or_changed(own_run: Run, small_shop: Dataset, tm
         evaluate(own_run.path, "valid", data=tmp_path / "gone")
     table = shop.path / "interactions.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"?")
-    with pytest.raises(DataError, match="changed after import"):
+    with pytest.raises(DataError, match=r"interactions\.parquet was changed since"):
         evaluate(own_run.path, "valid", data=shop.path)
 
 

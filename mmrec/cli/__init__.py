@@ -149,6 +149,9 @@ def evaluate(
         Path | None, typer.Option(help="Run of a ranker that orders the first candidates anew.")
     ] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Candidates for --rerank.")] = 100,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw predicted against observed clicks of a ranker into its run.")
+    ] = False,
     data: MovedData = None,
     as_json: Json = False,
 ) -> None:
@@ -169,6 +172,10 @@ def evaluate(
     from mmrec.evaluate import evaluate as run_evaluation
 
     document = run_evaluation(run, split, data=data, mask=mask)
+    if plot:
+        from mmrec.click_plots import plot_evaluation
+
+        plot_evaluation(run, split)
     size = f"{document['n_users']:,} users" if "n_users" in document else f"{document['n_rows']:,} rows"
     lines = [f"{split}  {size}  {accuracy(document['metrics'])}"]
     for name, part in document.get("slices", {}).items():

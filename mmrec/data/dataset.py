@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmrec.data.histories import Histories, Ids
 from mmrec.errors import DataError, FeatureError, did_you_mean
-from mmrec.files import content_hash, read_json, read_table, sha256_file
+from mmrec.files import changed_file, hash_of_files, read_json, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,22 +107,14 @@ class Dataset:
             raise DataError(
                 f"dataset format {FORMAT}", f"{self.manifest.get('format')}", "import the data again"
             )
-        if check:
-            self._check_files()
-
-    def _check_files(self) -> None:
-        for name, recorded in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise DataError(
-                    f"{name} as imported", f"no such file in {self.path}", "restore it or import again"
-                )
-            if file.stat().st_size != recorded["bytes"] or sha256_file(file) != recorded["sha256"]:
-                raise DataError(
-                    f"{name} as imported (sha256 {recorded['sha256'][:12]}…)",
-                    f"{file} was changed after import",
-                    "restore the file, or import again into a new folder: splits and features belong to the old one",
-                )
+        changed = changed_file(self.path, self.manifest["files"]) if check else None
+        if changed:
+            name, found = changed
+            raise DataError(
+                f"{name} as it was imported",
+                found,
+                "restore the file, or import again into a new folder: splits and features belong to the old one",
+            )
 
     def __repr__(self) -> str:
         return f"Dataset({self.name!r}: {self.n_users:,} users, {self.n_items:,} items, {self.n_interactions:,} interactions)"
@@ -135,7 +127,7 @@ class Dataset:
     @property
     def hash(self) -> str:
         """Content hash of the tables."""
-        return content_hash({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
+        return hash_of_files(self.manifest["files"])
 
     @property
     def n_users(self) -> int:
@@ -262,7 +254,7 @@ class Dataset:
 
     def feature_names(self) -> list[str]:
         """Names of the feature tables made so far."""
-        return self._made("features")
+        return item_tables(self.path, "features")
 
     def features(self, name: str) -> FeatureTable:
         """Open a feature table (memory-mapped).
@@ -272,12 +264,14 @@ class Dataset:
         """
         from mmrec.encode.features import FeatureTable
 
-        folder = self._find("features", name, f"mmrec encode {self.path} --modality text --name {name}")
+        folder = find_item_table(
+            self.path, "features", name, f"mmrec encode {self.path} --modality text --name {name}"
+        )
         return FeatureTable.open(folder, n_items=self.n_items)
 
     def code_names(self) -> list[str]:
         """Names of the code tables made so far."""
-        return self._made("codes")
+        return item_tables(self.path, "codes")
 
     def codes(self, name: str) -> CodeTable:
         """Open a table of semantic IDs.
@@ -287,20 +281,8 @@ class Dataset:
         """
         from mmrec.codes.table import CodeTable
 
-        folder = self._find("codes", name, f"mmrec tokenize {self.path} --name {name}")
+        folder = find_item_table(self.path, "codes", name, f"mmrec tokenize {self.path} --name {name}")
         return CodeTable.open(folder, n_items=self.n_items)
-
-    def _made(self, kind: str) -> list[str]:
-        """Names of the finished tables of a kind, ``features`` or ``codes``."""
-        return sorted(file.parent.name for file in (self.path / kind).glob("*/manifest.json"))
-
-    def _find(self, kind: str, name: str, command: str) -> Path:
-        """The folder of a table; ``command`` makes the first one."""
-        names = self._made(kind)
-        if name not in names:
-            hint = did_you_mean(name, names) if names else command
-            raise FeatureError(f"{kind} {name!r} in {self.path}", ", ".join(names) or "none yet", hint)
-        return self.path / kind / name
 
     def training_data(
         self, split: Split, features: Mapping[str, str], codes: Mapping[str, str] | None = None
@@ -351,6 +333,24 @@ def load(path: str | Path) -> Dataset | RowDataset:
     from mmrec.data.rows.dataset import RowDataset, is_row_dataset
 
     return RowDataset(path) if is_row_dataset(path) else Dataset(path)
+
+
+def item_tables(path: Path, kind: str) -> list[str]:
+    """Names of the finished tables of a kind, ``features`` or ``codes``, in a folder of items or rows."""
+    return sorted(file.parent.name for file in (path / kind).glob("*/manifest.json"))
+
+
+def find_item_table(path: Path, kind: str, name: str, remedy: str) -> Path:
+    """The folder of such a table.
+
+    Raises:
+        FeatureError: No such table; ``remedy`` says how to make the first one.
+    """
+    names = item_tables(path, kind)
+    if name not in names:
+        hint = did_you_mean(name, names) if names else remedy
+        raise FeatureError(f"{kind} {name!r} in {path}", ", ".join(names) or "none yet", hint)
+    return path / kind / name
 
 
 def find_row(rows: Mapping[str, int], name: str, wanted: str) -> int:

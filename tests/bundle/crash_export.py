@@ -11,53 +11,27 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.export import export
 from mmrec.runs import Run
+from tests.dying import NEVER, die_before, finish, start
 
 CALLS = ("fsync", "replace", "unlink", "mkdir", "rename", "open", "rmdir")
 SPREAD, LAST = 12, 16  # how many of the moments are tried: some evenly spread, and all at the end
-NEVER = 1 << 20
-
-
-def die_before(moment: int) -> list[int]:
-    """Let this process kill itself before its n-th call; of bytes that it is to write it writes half."""
-    left, write = [moment], Path.write_bytes
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if left[0] == 0:
-                if call is write:
-                    write(arguments[0], arguments[1][: len(arguments[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in CALLS:
-        setattr(os, name, wrap(getattr(os, name)))
-    Path.write_bytes = wrap(write)  # type: ignore[method-assign]
-    return left
 
 
 def export_and_die(run: Run, to: Path, moment: int, *, overwrite: bool) -> bool:
     """True if the export was killed before it ended; one that ended writes down how many calls it made."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = die_before(moment)
-            export(run, to, overwrite=overwrite)
-            status, calls = 0, moment - left[0]
-            to.parent.with_name("calls").write_text(str(calls))
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def work() -> None:
+        count = die_before(moment, CALLS)
+        export(run, to, overwrite=overwrite)
+        calls = count()
+        to.parent.with_name("calls").write_text(str(calls))
+
+    status = finish(start(work))
     assert status in (0, -signal.SIGKILL), status
     return status != 0
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from mmrec.data.batches import BATCHES
@@ -21,6 +20,7 @@ from mmrec.models.contracts import Generator, ModelConfig, Retriever, Scorer, Us
 from mmrec.rank import rank
 from mmrec.registry import MODELS, model_class
 from mmrec.runs import load_tensors, restore, save_tensors
+from tests.contract.hyperparameters import Recorder, modes
 from tests.dense import assert_close
 from tests.learning import (
     Learned,
@@ -84,16 +84,6 @@ def learned(name: str, seed: int = 0, **options: Any) -> Learned:
     return train(new_model(name, data, seed=seed), data, seed=seed)
 
 
-def modes(name: str) -> list[dict[str, Any]]:
-    """The defaults, then each other value of each choice and each switch, one at a time."""
-    found: list[dict[str, Any]] = [{}]
-    for key, field in model_class(name).config_type.model_fields.items():
-        kind = field.annotation
-        choices = get_args(kind) if get_origin(kind) is Literal else (False, True) if kind is bool else ()
-        found += [{key: choice} for choice in choices if choice != field.default]
-    return found
-
-
 def with_features(data: TrainingData, *modalities: str) -> TrainingData:
     features = {modality: data.features[modality] for modality in modalities}
     return TrainingData(data.n_users, data.n_items, data.train, features, codes=data.codes)
@@ -101,18 +91,6 @@ def with_features(data: TrainingData, *modalities: str) -> TrainingData:
 
 def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-class Recorder:
-    """A config that remembers which of its fields were read."""
-
-    def __init__(self, config: BaseModel, read: set[str]) -> None:
-        self._config, self._read = config, read
-
-    def __getattr__(self, field: str) -> Any:
-        if field in type(self._config).model_fields:
-            self._read.add(field)
-        return getattr(self._config, field)
 
 
 @each_model
@@ -159,7 +137,7 @@ class TestDeclarations:
     def test_no_config_field_is_left_unread(self, name: str) -> None:
         kind, data = model_class(name), world().data
         read: set[str] = set()
-        for mode in modes(name):
+        for mode in modes(model_class(name)):
             model = kind(Recorder(kind.config_type(**mode), read), data)
             if kind.batches is None:
                 model.fit(data)
@@ -182,7 +160,7 @@ class TestTraining:
 
     def test_every_parameter_gets_a_gradient(self, name: str) -> None:
         data = world().data
-        for mode in modes(name):
+        for mode in modes(model_class(name)):
             model = new_model(name, data, **mode)
             begin_epoch(model, 0)
             for batch in batches(model, data, 10_000, 0):
@@ -303,7 +281,7 @@ class TestWhatIsLearned:
             pytest.skip("declares that it cannot")
         wanted = torch.arange(planted.data.n_users)[:, None] % 2 == torch.from_numpy(planted.cold) % 2
         best = 0.0
-        for mode in modes(name):  # some need a mode for it
+        for mode in modes(model_class(name)):  # some need a mode for it
             trained = train(new_model(name, planted.data, **mode), planted.data)
             scores = all_scores(trained.model, planted.data)[:, planted.cold]
             best = max(best, area_under_curve(scores, wanted))
@@ -316,7 +294,7 @@ class TestWhatIsLearned:
 class TestSaving:
     def test_saved_and_loaded_scores_are_the_same(self, name: str, tmp_path: Path) -> None:
         data = world().data
-        for mode in modes(name):
+        for mode in modes(model_class(name)):
             model = train(new_model(name, data, **mode), data, epochs=2).model
             file = tmp_path / "model.safetensors"
             save_tensors(file, model.state_dict(), {"epoch": 2})
@@ -420,7 +398,7 @@ class TestMissingModalities:
         planted = world(missing=0.7, n_items=28, cold_items=8)
         lacking = ~np.logical_or(*(table.present for table in planted.data.features.values()))
         assert lacking.sum() >= 8
-        for mode in modes(name):
+        for mode in modes(model_class(name)):
             trained = train(new_model(name, planted.data, **mode), planted.data, epochs=2)
             assert np.isfinite(trained.losses).all()
             assert torch.isfinite(all_scores(trained.model, planted.data)).all()

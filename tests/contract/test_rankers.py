@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 
 from mmrec.data.rows.table import RowData
 from mmrec.models.contracts import ModelConfig, Ranker
 from mmrec.registry import MODELS, model_class
 from mmrec.runs import load_tensors, restore, save_tensors
+from tests.contract.hyperparameters import Recorder, modes
 from tests.dense import assert_close
 from tests.rows import (
     build,
@@ -32,28 +32,6 @@ KINDS = [model_class(name) for name in MODELS if model_class(name).batches == "r
 each_ranker = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.lower())
 DATA = planted_rows(60, histories=("history", "likes"))
 BATCH = whole_batch(DATA)
-
-
-def modes(kind: Any) -> list[dict[str, Any]]:
-    """The defaults, then each other value of each choice and each switch, one at a time."""
-    found: list[dict[str, Any]] = [{}]
-    for key, field in kind.config_type.model_fields.items():
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        choices = (False, True) if field.annotation is bool else choices
-        found += [{key: choice} for choice in choices if choice != field.default]
-    return found
-
-
-class Recorder:
-    """A config that remembers which of its fields were read."""
-
-    def __init__(self, config: BaseModel, read: set[str]) -> None:
-        self._config, self._read = config, read
-
-    def __getattr__(self, field: str) -> Any:
-        if field in type(self._config).model_fields:
-            self._read.add(field)
-        return getattr(self._config, field)
 
 
 @each_ranker

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,47 +16,12 @@ from typing import Any
 from mmrec.data.dataset import Dataset
 from mmrec.encode import shards
 from mmrec.encode.runner import encode as encode_any
+from tests.dying import die_before, finish, start
 from tests.encode.slow_encoder import NAME
 
 CALLS = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir", "posix_fallocate")
 encode = partial(encode_any, encoder=NAME, name="x")
 FILES = ("vectors.npy", "mask.npy", "manifest.json")
-
-
-def start(work: Callable[[], object]) -> int:
-    """Do something in a fork; its process id."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return child
-
-
-def finish(child: int) -> int:
-    """The exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def plant(die_before: int) -> None:
-    """Wrap the calls to the file system, so that the n-th kills the process instead."""
-    left = [die_before]
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in CALLS:
-        setattr(os, name, wrap(getattr(os, name)))
 
 
 def same_files(found: Path, expected: Path) -> bool:
@@ -100,8 +64,8 @@ def kill_at_file_operations() -> None:
     run(prompt="other ")
     (dataset / "features").rename(dataset / "other")
 
-    def die_before(moment: int) -> None:
-        plant(moment)
+    def encode_and_die(moment: int) -> None:
+        die_before(moment, CALLS)
         run(overwrite=overwrite)
 
     moment = 0
@@ -109,7 +73,7 @@ def kill_at_file_operations() -> None:
         shutil.rmtree(dataset / "features", ignore_errors=True)
         if overwrite:  # features made with another prompt are there already
             shutil.copytree(dataset / "other", dataset / "features")
-        died = finish(start(partial(die_before, moment)))
+        died = finish(start(partial(encode_and_die, moment)))
         if died == 0:
             break
         assert died == -signal.SIGKILL, (moment, died)

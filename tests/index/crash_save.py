@@ -9,46 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mmrec.errors import DataError
 from mmrec.index import Index, build_index, load_index
+from tests.dying import die_before, finish, start
 from tests.index.backends import make_attributes, make_vectors
 
 CALLS = ("fsync", "rename", "replace", "rmdir", "unlink", "mkdir")
 OLD, NEW = 50, 60  # items
 
 
-def save(index: Index, folder: Path, die_before: int) -> int:
+def save(index: Index, folder: Path, moment: int) -> int:
     """Save in a fork that kills itself before its n-th call; the exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            _plant(die_before)
-            index.save(folder)
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
+    def work() -> None:
+        die_before(moment, CALLS)
+        index.save(folder)
 
-def _plant(die_before: int) -> None:
-    left = [die_before]
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*arguments: Any, **options: Any) -> Any:
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return call(*arguments, **options)
-
-        return wrapped
-
-    for name in CALLS:
-        setattr(os, name, wrap(getattr(os, name)))
+    return finish(start(work))
 
 
 def main() -> None:

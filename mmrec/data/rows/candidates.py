@@ -107,11 +107,6 @@ class CandidateRows:
         return Lists(self._item_ids(found.values), found.offsets)
 
 
-def candidate_rows(rows: RowDataset, users: Ids, items: Ids, histories: Histories | None = None) -> RowTable:
-    """The rows of pairs; see :meth:`CandidateRows.rows`. For more than one call make a :class:`CandidateRows`."""
-    return CandidateRows.of(rows).rows(users, items, histories)
-
-
 def select_lists(lists: Lists, rows: Ids) -> Lists:
     """Some lists, as a new table of lists."""
     starts = lists.offsets[rows]

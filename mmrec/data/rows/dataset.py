@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow import parquet
 
-from mmrec.data.dataset import PARTS, Dataset
+from mmrec.data.dataset import PARTS, Dataset, find_item_table, item_tables
 from mmrec.data.rows.encoder import Encoder
 from mmrec.data.rows.histories import HistoryMode, with_histories
 from mmrec.data.rows.items import read_items
 from mmrec.data.rows.parts import ParquetRows
 from mmrec.data.rows.schema import Schema, load_schema
 from mmrec.data.rows.table import HistoryField, RowData, RowField, Rows
-from mmrec.errors import DataError, FeatureError, did_you_mean
-from mmrec.files import content_hash, read_json, sha256_file
+from mmrec.errors import DataError
+from mmrec.files import changed_file, content_hash, hash_of_files, read_json
 
 if TYPE_CHECKING:
     from mmrec.codes.table import CodeTable
@@ -75,18 +75,9 @@ class RowDataset:
             raise DataError(
                 f"row dataset format {FORMAT}", f"{self.manifest.get('format')}", "make the rows again"
             )
-        if check:
-            self._check_files()
-
-    def _check_files(self) -> None:
-        for name, recorded in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                found = f"no such file in {self.path}"
-            elif file.stat().st_size != recorded["bytes"] or sha256_file(file) != recorded["sha256"]:
-                found = f"{file} was changed since"
-            else:
-                continue
+        changed = changed_file(self.path, self.manifest["files"]) if check else None
+        if changed:
+            name, found = changed
             raise DataError(f"{name} as it was written", found, "restore the file, or make the rows again")
 
     def __repr__(self) -> str:
@@ -101,7 +92,7 @@ class RowDataset:
     @property
     def hash(self) -> str:
         """Content hash of the tables."""
-        return content_hash({name: entry["sha256"] for name, entry in self.manifest["files"].items()})
+        return hash_of_files(self.manifest["files"])
 
     @cached_property
     def schema(self) -> Schema:
@@ -209,7 +200,7 @@ class RowDataset:
         """
         from mmrec.encode.features import FeatureTable
 
-        if name not in self._made("features") and self.catalogue is not None:
+        if name not in item_tables(self.path, "features") and self.catalogue is not None:
             return self.catalogue.features(name)
         return FeatureTable.open(self._find("features", name), n_items=self._n_items())
 
@@ -225,28 +216,21 @@ class RowDataset:
         """
         from mmrec.codes.table import CodeTable
 
-        if name not in self._made("codes") and self.catalogue is not None:
+        if name not in item_tables(self.path, "codes") and self.catalogue is not None:
             return self.catalogue.codes(name)
         return CodeTable.open(self._find("codes", name), n_items=self._n_items())
 
     def _n_items(self) -> int:
         return self.encoder.coders[str(self.schema.item)].size - 2
 
-    def _made(self, kind: str) -> list[str]:
-        return sorted(file.parent.name for file in (self.path / kind).glob("*/manifest.json"))
-
     def _names(self, kind: str) -> list[str]:
         others: list[str] = []
         if self.catalogue is not None:
             others = self.catalogue.feature_names() if kind == "features" else self.catalogue.code_names()
-        return sorted({*self._made(kind), *others})
+        return sorted({*item_tables(self.path, kind), *others})
 
     def _find(self, kind: str, name: str) -> Path:
-        names = self._made(kind)
-        if name not in names:
-            hint = did_you_mean(name, names) if names else "declare embeddings of the items in the schema"
-            raise FeatureError(f"{kind} {name!r} in {self.path}", ", ".join(names) or "none", hint)
-        return self.path / kind / name
+        return find_item_table(self.path, kind, name, "declare embeddings of the items in the schema")
 
 
 def is_row_dataset(path: str | Path) -> bool:

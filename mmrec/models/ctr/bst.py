@@ -102,11 +102,7 @@ class BST(nn.Module):
     def score(self, batch: RowBatch) -> Tensor:
         """Logits ``(b,)``."""
         embedded = self.inputs(batch)
-        histories = embedded.histories.values()
-        states = [
-            encoder(embedded.target, embedded.items, history)
-            for encoder, history in zip(self.encoders, histories, strict=True)
-        ]
+        states = embedded.attended(self.encoders)
         flat = torch.cat([embedded.context.flatten(1), *(states or [embedded.target])], 1)
         logits: Tensor = self.network(flat)[:, 0]
         return logits

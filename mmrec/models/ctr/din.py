@@ -139,12 +139,5 @@ class DIN(nn.Module):
     def score(self, batch: RowBatch) -> Tensor:
         """Logits ``(b,)``."""
         embedded = self.inputs(batch)
-        histories = embedded.histories.values()
-        found = [
-            unit(embedded.target, embedded.items, history)
-            for unit, history in zip(self.units, histories, strict=True)
-        ]
-        logits: Tensor = self.network(torch.cat([embedded.context.flatten(1), embedded.target, *found], 1))[
-            :, 0
-        ]
+        logits: Tensor = self.network(embedded.beside(embedded.attended(self.units)))[:, 0]
         return logits

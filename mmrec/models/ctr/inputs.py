@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,17 @@ class Embedded:
     def flat(self) -> Tensor:
         """``(b, n_fields * dim)``: :meth:`fields` side by side."""
         return self.fields().flatten(1)
+
+    def attended(self, units: Iterable[nn.Module]) -> list[Tensor]:
+        """What a unit for each history, called with target, items and history, makes of it."""
+        histories = self.histories.values()
+        return [
+            unit(self.target, self.items, history) for unit, history in zip(units, histories, strict=True)
+        ]
+
+    def beside(self, found: Sequence[Tensor]) -> Tensor:
+        """``[context ; t ; found]`` side by side ``(b, …)``, with something found ``(b, …)`` in each history."""
+        return torch.cat([self.context.flatten(1), self.target, *found], 1)
 
 
 class RowInputs(nn.Module):

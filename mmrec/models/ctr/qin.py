@@ -158,12 +158,7 @@ class QIN(nn.Module):
     def score(self, batch: RowBatch) -> Tensor:
         """Logits ``(b,)``."""
         embedded = self.inputs(batch)
-        histories = embedded.histories.values()
-        found = [
-            attention(embedded.target, embedded.items, history)
-            for attention, history in zip(self.attentions, histories, strict=True)
-        ]
-        flat = torch.cat([embedded.context.flatten(1), embedded.target, *found], 1)
+        flat = embedded.beside(embedded.attended(self.attentions))
         logits: Tensor = self.out(self.layers(flat))[:, 0]
         return logits
 

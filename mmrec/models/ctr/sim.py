@@ -93,7 +93,7 @@ class SIM(nn.Module):
                 history.links.pool(found, embedded.items)
                 for history, found in zip(histories, similarities, strict=True)
             ]
-            logits = self.searched(_flat(embedded, pooled))[:, 0]
+            logits = self.searched(embedded.beside(pooled))[:, 0]
             terms["search"] = click_loss(logits, batch.labels)
         return terms
 
@@ -131,7 +131,7 @@ class SIM(nn.Module):
             )
             for unit, history, own in zip(self.units, histories, similarities, strict=True)
         ]
-        logits: Tensor = self.network(_flat(embedded, pooled))[:, 0]
+        logits: Tensor = self.network(embedded.beside(pooled))[:, 0]
         return logits
 
 
@@ -151,10 +151,6 @@ def find(history: History, similarities: Tensor, found: int, n_items: int) -> Hi
     present = padded.gather(1, columns) > -torch.inf
     places = history.places.gather(1, columns) * present
     return History(places, present, Links.of(places, present, n_items))
-
-
-def _flat(embedded: Embedded, pooled: list[Tensor]) -> Tensor:
-    return torch.cat([embedded.context.flatten(1), embedded.target, *pooled], 1)
 
 
 def _category_column(config: Config, inputs: RowInputs) -> int:

@@ -108,11 +108,6 @@ class TransformerDCN(nn.Module):
     def score(self, batch: RowBatch) -> Tensor:
         """Logits ``(b,)``."""
         embedded = self.inputs(batch)
-        histories = embedded.histories.values()
-        states = [
-            encoder(embedded.target, embedded.items, history)
-            for encoder, history in zip(self.encoders, histories, strict=True)
-        ]
-        flat = torch.cat([embedded.context.flatten(1), embedded.target, *states], 1)
+        flat = embedded.beside(embedded.attended(self.encoders))
         logits: Tensor = self.head(self.body(flat))[:, 0]
         return logits
