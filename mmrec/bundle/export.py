@@ -73,7 +73,7 @@ class _Trained:
     """A run with all that it refers to.
 
     Attributes:
-        seen: Training items of each user as the model reads them.
+        seen: Training items of each user, the oldest first where times are known.
         items: ``(n_items, d)``; None where scores are no inner products.
         users: ``(n_users, d)``; None where users have no vectors of their own.
         vectors: Items and users as the model gives them; None where scores are no inner products.
@@ -251,7 +251,7 @@ def _finished(run: Run) -> Run:
 def _open(run: Run, moved: str | Path | None) -> _Trained:
     import torch
 
-    from mmrec.models.contracts import contract_of, training_histories
+    from mmrec.models.contracts import contract_of
 
     dataset = _finished(run).dataset(moved)
     split = run.split(dataset)
@@ -266,7 +266,8 @@ def _open(run: Run, moved: str | Path | None) -> _Trained:
         kind = "sequence" if vectors.table is None else "vectors"
         items = _array(vectors.items, run)
         users = None if vectors.table is None else _array(vectors.table, run)
-    return _Trained(run, dataset, split, data, kind, training_histories(model, data), items, users, vectors)
+    seen = data.train if dataset.time_column is None else data.sequences
+    return _Trained(run, dataset, split, data, kind, seen, items, users, vectors)
 
 
 def _open_ranker(run: Run | str | Path, trained: _Trained) -> Reranker:
@@ -317,6 +318,7 @@ def _write_bundle(
         "split_protocol": str(trained.split.manifest["protocol"]),
         "columns": {str(k): str(v) for k, v in columns.items()},
         "encodings": _encodings(trained),
+        "in_time": trained.dataset.time_column is not None,
         "additions": [],
         "evaluations": _evaluations(trained.run, Evaluated),
         "pictures": pictures,

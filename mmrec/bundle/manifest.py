@@ -210,6 +210,7 @@ class Manifest(_Frozen):
         metric: What a score is.
         dim: Width of the vectors; None where there are none.
         columns: Column of items.parquet to its kind, ``text``, ``category``, ….
+        in_time: Whether what a user has seen is in the order of time, the oldest first.
         encodings: How the feature tables were made by which new items get vectors or codes, by name.
         additions: Items that came after the training, the last rows; oldest first.
         evaluations: What was measured, ``valid`` and, if it was opened, ``test``.
@@ -230,6 +231,7 @@ class Manifest(_Frozen):
     features: dict[str, Source]
     codes: dict[str, Source]
     columns: dict[str, str]
+    in_time: bool = False
     encodings: dict[str, Encoding] = {}
     additions: list[Addition] = []
     trained: Trained

@@ -303,6 +303,13 @@ class Dataset:
             {source: self.codes(name) for source, name in (codes or {}).items()},
         )
 
+    @cached_property
+    def time_column(self) -> str | None:
+        """What says which interaction came first, ``timestamp``, else ``position``; None if neither is known of all."""
+        table = self.interactions
+        known = (name for name in ("timestamp", "position") if name in table and table[name].notna().all())
+        return next(known, None)
+
     def in_time(self, part: Histories) -> Histories:
         """The items of each user by ``timestamp``, else by ``position``; equal times in the order of the file.
 
@@ -310,14 +317,13 @@ class Dataset:
             DataError: Neither is known of every interaction.
         """
         table = self.interactions
-        known = [name for name in ("timestamp", "position") if name in table and table[name].notna().all()]
-        if not known:
+        if self.time_column is None:
             raise DataError(
                 "a timestamp or a position for each interaction, to know what came first",
                 f"columns {', '.join(map(str, table.columns))} in {self.path}, none of them complete",
                 "import the data with its times, or choose a model that does not read sequences (mmrec models)",
             )
-        rows = np.lexsort([table[known[0]].to_numpy()])
+        rows = np.lexsort([table[self.time_column].to_numpy()])
         pairs = (table["user"].to_numpy() * self.n_items + table["item"].to_numpy())[rows]
         inside = np.isin(pairs, part.users * self.n_items + part.items)
         users, items = np.divmod(pairs[inside], self.n_items)

@@ -95,6 +95,8 @@ class InfoAnswer(_Answer):
     kind: str
     attributes: dict[str, str]
     title: str | None
+    pictures: bool
+    in_time: bool
     metrics: dict[str, dict[str, float]]
     index: str | None
     explains: bool

@@ -402,6 +402,8 @@ class Engine:
             "kind": manifest.kind,
             "attributes": self.attributes.kinds,
             "title": self.bundle.title_column,
+            "pictures": manifest.pictures is not None,
+            "in_time": manifest.in_time,
             "metrics": {part: entry.metrics for part, entry in manifest.evaluations.items()},
             "index": None if self.index is None else self.index.backend,
             "explains": self._reasons is not None,

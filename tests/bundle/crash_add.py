@@ -15,25 +15,23 @@ from pathlib import Path
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.items import add_items
-from tests.bundle.crash_export import NEVER, die_before
+from tests.bundle.crash_export import CALLS
 from tests.bundle.stall import NEW
+from tests.dying import NEVER, die_before, finish, start
 
 SPREAD, LAST = 5, 7  # how many of the moments are tried: some evenly spread, and all at the end
 
 
 def add_and_die(bundle: Path, moment: int) -> bool:
     """True if the addition was killed before it ended; one that ended writes down how many calls it made."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = die_before(moment)
-            add_items(bundle, NEW)
-            status, calls = 0, moment - left[0]
-            bundle.parent.with_name("calls").write_text(str(calls))
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def work() -> None:
+        count = die_before(moment, CALLS)
+        add_items(bundle, NEW)
+        calls = count()
+        bundle.parent.with_name("calls").write_text(str(calls))
+
+    status = finish(start(work))
     assert status in (0, -signal.SIGKILL), status
     return status != 0
 

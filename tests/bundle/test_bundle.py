@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 
+import mmrec
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.export import export
 from mmrec.bundle.inputs import parse_inputs, parse_seen, write_inputs, write_seen
@@ -176,6 +178,24 @@ def test_every_model_is_rebuilt_from_what_a_bundle_keeps(name: str, tmp_path: Pa
 def model_params(model: Any) -> dict[str, Any]:
     config = getattr(model, "config", None)
     return {} if config is None else dict(config.model_dump(mode="json"))
+
+
+def test_histories_come_in_the_order_of_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pairs = pd.DataFrame({"user_id": np.repeat(["u", "v", "w"], 25), "item_id": [*range(25)] * 3})
+    for times in (True, False):
+        table = pairs.assign(timestamp=rng.permutation(75)) if times else pairs
+        data = mmrec.from_frames(table, to=tmp_path / f"data-{times}")
+        train_part = mmrec.split(data, "random").train
+        run = train(
+            "bpr", data, overrides=["train.epochs=1"], run=tmp_path / f"run-{times}", show_progress=False
+        )
+        bundle = Bundle(export(run, tmp_path / f"bundle-{times}"))
+        assert bundle.manifest.in_time is times
+        histories = [bundle.seen(user).tolist() for user in range(3)]
+        expected = data.in_time(train_part) if times else train_part
+        assert histories == [expected[user].tolist() for user in range(3)]
+        assert (histories == [train_part[user].tolist() for user in range(3)]) is not times
 
 
 def test_the_card_and_the_manifest_say_what_the_run_says(

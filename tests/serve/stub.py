@@ -87,6 +87,7 @@ class Stub(http.server.ThreadingHTTPServer):
         faults: Of one request each, by path.
         key: Needed where it is not empty.
         asked: Path and body of each request.
+        facts: What it says about itself, beside names and numbers.
     """
 
     daemon_threads = True
@@ -99,6 +100,7 @@ class Stub(http.server.ThreadingHTTPServer):
         self.faults: dict[str, list[Fault]] = {}
         self.key = ""
         self.asked: list[tuple[str, Any]] = []
+        self.facts = {"pictures": True, "in_time": True}
 
     @property
     def url(self) -> str:
@@ -169,7 +171,7 @@ class Stub(http.server.ThreadingHTTPServer):
     def info(self) -> dict[str, Any]:
         numbers = {"items": 20, "users": 3, "metrics": {"ndcg@10": 0.31}}
         names = {"bundle": "3f9a12c4", "model": "freedom", "dataset": "drawings", "kind": "vectors"}
-        return {**names, **numbers, "attributes": KINDS, "title": "title"}
+        return {**names, **numbers, "attributes": KINDS, "title": "title", **self.facts}
 
 
 class Missing(MMRecError):

@@ -216,6 +216,17 @@ def test_titles_are_text_and_missing_things_leave_a_calm_page(tab: Tab, service:
     assert tab.texts(".problem button") == []  # asking again would not help
 
 
+def test_a_bundle_without_pictures_and_times_promises_neither(tab: Tab, service: Stub) -> None:
+    service.facts = {"pictures": False, "in_time": False}
+    show(tab, service, "#user=ada")
+    tab.until("document.body.classList.contains('pictureless')")
+    assert (
+        tab.js("[...document.querySelectorAll('.picture')].some((node) => node.checkVisibility())") is False
+    )
+    assert tab.texts(".row .id") == service.users["ada"]
+    assert tab.text("#about-content > :first-child") == "8 items"
+
+
 def test_a_busy_service_is_asked_again_by_hand(tab: Tab, service: Stub) -> None:
     service.faults["/recommend"] = [Fault(503, (("Retry-After", "2"),))]
     tab.open(f"{service.url}#user=ada")

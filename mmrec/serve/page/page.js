@@ -123,9 +123,9 @@ async function itemOf(id, { describe, signal }) {
 }
 
 async function historyOf(id, context) {
-  const { history: oldestFirst } = await ask(`users/${encodeURIComponent(id)}`, context);
-  const rows = oldestFirst.toReversed().map((item) => rowOf(item, context));
-  const note = rows.length ? `${countOf(rows)}, newest first` : "Empty";
+  const [{ history }, { in_time: inTime }] = await Promise.all([ask(`users/${encodeURIComponent(id)}`, context), info]);
+  const rows = (inTime ? history.toReversed() : history).map((item) => rowOf(item, context));
+  const note = rows.length ? countOf(rows) + (inTime ? ", newest first" : "") : "Empty";
   return [quiet(note), make("ol", { class: "rows" }, ...rows)];
 }
 
@@ -177,7 +177,8 @@ function loadInfo() {
   loading.then(drawInfo, (error) => error.status === 401 && fail(error, readView()));
 }
 
-function drawInfo({ model, dataset, items, users, attributes = {} }) {
+function drawInfo({ model, dataset, items, users, attributes = {}, pictures }) {
+  document.body.classList.toggle("pictureless", pictures === false);
   const counts = `${users.toLocaleString("en")} users · ${items.toLocaleString("en")} items`;
   at("facts").textContent = `${model} on ${dataset} · ${counts}`;
   const names = Object.keys(attributes).slice(0, 12).flatMap((name) => [make("code", {}, name), " "]);
