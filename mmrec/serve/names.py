@@ -27,10 +27,10 @@ class Names:
         self._starts = [0, *accumulate(len(line) + 1 for line in lines)]
 
     def find(self, query: str, limit: int) -> list[int]:
-        """Places of the first entries whose id or title holds ``query``, whatever the case; none for an empty one."""
+        """Places of the first entries whose id or title holds ``query``, whatever the case; an empty one is in all."""
         wanted = " ".join(query.replace("\0", " ").split()).casefold()
         found: list[int] = []
-        position = self._text.find(wanted) if wanted else -1
+        position = self._text.find(wanted) if len(self.ids) else -1
         while position >= 0 and len(found) < limit:
             place = bisect_right(self._starts, position) - 1
             found.append(place)

@@ -246,13 +246,14 @@ def test_names_are_found_by_a_part_of_them(engine: Engine) -> None:
         expected = [
             f"item-{row:04d}"
             for row, title in enumerate(titles)
-            if wanted and (wanted in title.lower() or wanted in f"item-{row:04d}")
+            if wanted in title.lower() or wanted in f"item-{row:04d}"
         ]
         found = engine.search(query, "item", 100)["results"]
         assert [one["id"] for one in found] == expected
         assert [one["id"] for one in engine.search(query, "item", 2)["results"]] == expected[:2]
     both = engine.search("00", None, 70)["results"]
     assert [one["kind"] for one in both] == ["item"] * 60 + ["user"] * 10
+    assert Names([]).find("", 9) == []
     odd = Names(["a\nb", "İ", "c"], ["one", "Straße", "x\0y"])
     assert [odd.find(query, 9) for query in ("b", "STRASSE", "A B", "y", "b\none")] == [
         [0],
