@@ -224,6 +224,9 @@ def test_a_bundle_without_pictures_and_times_promises_neither(tab: Tab, service:
         tab.js("[...document.querySelectorAll('.picture')].some((node) => node.checkVisibility())") is False
     )
     assert tab.texts(".row .id") == service.users["ada"]
+    expected = [service.items.at[item, "title"] for item in service.users["ada"][:3]]
+    assert tab.until("document.querySelector('.row a').innerText.includes(' ')")
+    assert tab.texts(".row a")[:3] == expected
     assert tab.text("#about-content > :first-child") == "8 items"
 
 

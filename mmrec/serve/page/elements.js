@@ -37,8 +37,8 @@ function portrait(id, { describe, hrefOf, signal }, title = id) {
     link.textContent = item.title;
     if (item.image) picture.replaceChildren(await pictureOf(id, signal));
   };
-  waiting.set(picture, () => fill().catch(() => {})); // id and placeholder stay: one item must not hide the others
-  nearby.observe(picture);
+  waiting.set(link, () => fill().catch(() => {})); // id and placeholder stay: one item must not hide the others
+  nearby.observe(link); // the picture may be hidden
   return [picture, link];
 }
 
