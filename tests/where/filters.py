@@ -104,3 +104,31 @@ def holds(node: Node, row: dict[str, Any]) -> bool:
                 "<=": lambda: cell <= value, ">": lambda: cell > value, ">=": lambda: cell >= value,
             }[sign]()  # fmt: skip
     raise AssertionError(node)
+
+
+def pandas_mask(node: Node, table: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that a condition holds for, by the operations of pandas."""
+    match node:
+        case And(parts):
+            return pd.concat([pandas_mask(part, table) for part in parts], axis=1).all(axis=1)
+        case Or(parts):
+            return pd.concat([pandas_mask(part, table) for part in parts], axis=1).any(axis=1)
+        case Not(part):
+            return ~pandas_mask(part, table)
+    column = table[node.attribute]
+    present = column.notna()
+    if KINDS[node.attribute].endswith("s"):  # an empty list is missing
+        present &= column.map(len, na_action="ignore") != 0
+    match node:
+        case IsNull(_, negated):
+            return present if negated else ~present
+        case IsIn(_, values, negated):
+            return present & (column.isin(values) != negated)
+        case Contains(value, _, negated):
+            exploded = column.explode()
+            return present & ((exploded == value).groupby(level=0).any() != negated)
+        case Compare(_, sign, value):
+            found = column.dropna().infer_objects()
+            operations = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+            return getattr(found, operations[sign])(value).reindex(table.index, fill_value=False)
+    raise AssertionError(node)

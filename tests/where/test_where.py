@@ -17,7 +17,7 @@ from mmrec.where import Attributes, Filter, parse
 from mmrec.where.parser import MAX_DEPTH, MAX_LENGTH, MAX_LIST
 from mmrec.where.translate import column_name
 from mmrec.where.tree import Node
-from tests.where.filters import KINDS, holds, make_table, nodes
+from tests.where.filters import KINDS, holds, make_table, nodes, pandas_mask
 
 ITEMS = pd.DataFrame(
     {
@@ -31,8 +31,9 @@ ITEMS = pd.DataFrame(
 )
 
 
-TABLE = Attributes.from_frame(make_table(200))
-ROWS = make_table(200).to_dict("records")
+FRAME = make_table(200)
+TABLE = Attributes.from_frame(FRAME)
+ROWS = FRAME.to_dict("records")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,12 @@ def test_meaning(text: str, rows: list[int]) -> None:
 def test_masks_are_those_of_a_reading_row_by_row(node: Node) -> None:
     expected = [holds(node, row) for row in ROWS]
     assert Filter(node).mask(TABLE).tolist() == expected
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(nodes)
+def test_masks_are_those_of_pandas(node: Node) -> None:
+    assert Filter(node).mask(TABLE).tolist() == pandas_mask(node, FRAME).tolist()
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
