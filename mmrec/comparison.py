@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from mmrec import tables
-from mmrec.config import TrainConfig
+from mmrec.config import ExperimentConfig, TrainConfig
 from mmrec.errors import ConfigError, DataError, did_you_mean
 from mmrec.files import content_hash
 from mmrec.results import Result, RowResult
@@ -183,7 +183,8 @@ def group_runs(results: Sequence[R]) -> list[Row[R]]:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the model: the config, flat, without names and seed."""
     kept = {key: value for key, value in config.items() if key not in _NOT_MODEL}
-    defaults = _flatten({"train": TrainConfig().model_dump(mode="json")})  # older runs lack newer keys
+    unsaid = {"histories": ExperimentConfig.model_fields["histories"].default}
+    defaults = unsaid | _flatten({"train": TrainConfig().model_dump(mode="json")})  # older runs lack newer keys
     return {key: value for key, value in (defaults | _flatten(kept)).items() if key not in _NOT_TRAINING}
 
 

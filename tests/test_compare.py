@@ -92,6 +92,15 @@ def test_labels_append_what_differs_between_rows_of_one_model() -> None:
     ]
 
 
+def test_histories_that_a_config_does_not_speak_of_are_real() -> None:
+    runs = [make_result("din"), make_result("din", histories="none"), make_result("din", 1, histories="real")]
+    rows = compare_results(runs).rows
+    assert [(row.label, len(row.results)) for row in rows] == [
+        ("din (histories=real)", 2),
+        ("din (histories=none)", 1),
+    ]
+
+
 def test_names_and_places_do_not_make_another_model() -> None:
     here = make_result("bpr", 0, data="datasets/toys", run="a", evaluate={"ks": [10, 20]})
     there = make_result("bpr", 1, data="/elsewhere/toys", run="b", evaluate={"ks": [10, 20]})
