@@ -184,7 +184,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the model: the config, flat, without names and seed."""
     kept = {key: value for key, value in config.items() if key not in _NOT_MODEL}
     unsaid = {"histories": ExperimentConfig.model_fields["histories"].default}
-    defaults = unsaid | _flatten({"train": TrainConfig().model_dump(mode="json")})  # older runs lack newer keys
+    defaults = unsaid | _flatten(
+        {"train": TrainConfig().model_dump(mode="json")}
+    )  # older runs lack newer keys
     return {key: value for key, value in (defaults | _flatten(kept)).items() if key not in _NOT_TRAINING}
 
 

@@ -81,7 +81,9 @@ def main(backend: str, n_items: int) -> None:
     recall = measure_recall(index, users, K)
     bundle = SimulatedBundle(users, vectors, index)
     engine = Engine(bundle, limits=Limits(in_flight=8, queue=4))  # type: ignore[arg-type]
-    with ThreadPoolExecutor(1) as pool:  # as the service does: the main thread's large arrays cost a third more
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # as the service does: the main thread's large arrays cost a third more
         seconds = pool.submit(bare, engine, SECONDS).result()
     log("bare", seconds=seconds, recall=recall)
     set_up("warning")
