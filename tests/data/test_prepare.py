@@ -238,7 +238,7 @@ def test_files_changed_after_import_are_noticed(tmp_path: Path) -> None:
         whole = file.read_bytes()
         middle = len(whole) // 2
         file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])  # same length
-        with pytest.raises(DataError, match=f"{name}.parquet was changed after import"):
+        with pytest.raises(DataError, match=f"{name}.parquet was changed since"):
             Dataset(tmp_path / "shop")
         file.write_bytes(whole)
     file.unlink()
