@@ -183,10 +183,9 @@ def group_runs(results: Sequence[R]) -> list[Row[R]]:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the model: the config, flat, without names and seed."""
     kept = {key: value for key, value in config.items() if key not in _NOT_MODEL}
-    unsaid = {"histories": ExperimentConfig.model_fields["histories"].default}
-    defaults = unsaid | _flatten(
-        {"train": TrainConfig().model_dump(mode="json")}
-    )  # older runs lack newer keys
+    # What a config need not say, and what those of older runs could not yet.
+    defaults = {"histories": ExperimentConfig.model_fields["histories"].default}
+    defaults |= _flatten({"train": TrainConfig().model_dump(mode="json")})
     return {key: value for key, value in (defaults | _flatten(kept)).items() if key not in _NOT_TRAINING}
 
 

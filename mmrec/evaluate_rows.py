@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from mmrec.calibrate import Calibration, fit_calibration
 from mmrec.click_metrics import calibration_error, click_metrics, logloss
@@ -93,11 +92,10 @@ def evaluate_rows(
         calibration.save(run.path)
     else:
         calibration = Calibration.load(run.path)
-    adjusted = calibration.apply(logits)
     metrics = click_metrics(rows.labels, logits, rows.groups)
-    probabilities = expit(np.asarray(adjusted, dtype=np.float64))
+    probabilities = calibration.probabilities(logits)
     metrics |= {
-        "logloss_calibrated": logloss(rows.labels, adjusted),
+        "logloss_calibrated": logloss(rows.labels, calibration.apply(logits)),
         "ece_calibrated": calibration_error(rows.labels, probabilities),
     }
     document = {

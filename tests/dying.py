@@ -61,3 +61,23 @@ def die_before(moment: int, calls: Sequence[str]) -> Callable[[], int]:
         setattr(os, name, wrap(getattr(os, name)))
     Path.write_bytes = wrap(write)  # type: ignore[method-assign]
     return lambda: made[0]
+
+
+def is_killed(work: Callable[[], object], moment: int, calls: Sequence[str], counted: Path) -> bool:
+    """True if work in a fork was killed before it ended; if it ended, ``counted`` says how many calls it made."""
+
+    def counting() -> None:
+        count = die_before(moment, calls)
+        work()
+        n = count()
+        counted.write_text(str(n))
+
+    status = finish(start(counting))
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
+
+
+def choose_moments(counted: Path, spread: int, last: int) -> list[int]:
+    """Some of the moments before calls, about ``spread`` of them evenly apart, and all of the ``last`` ones."""
+    n = int(counted.read_text())
+    return sorted({*range(0, n, -(-n // spread)), *range(n - last, n)})

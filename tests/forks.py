@@ -27,6 +27,7 @@ HEAVY = (
     "sklearn.decomposition",
     "sklearn.feature_extraction.text",
     "torch",
+    "tests.bundle.crash_add",
     "tests.bundle.crash_export",
     "tests.crash_train",
     "tests.crash_tune",

@@ -28,7 +28,7 @@ from mmrec.bundle.model import parse_config, rebuild
 from mmrec.bundle.pictures import parse_pictures, read_picture
 from mmrec.bundle.reading import parse_tensors
 from mmrec.config import ExperimentConfig
-from mmrec.data.dataset import TrainingData, find_row, titles_of
+from mmrec.data.dataset import TrainingData, find_row, text_columns_of, titles_of
 from mmrec.data.histories import Histories, Ids
 from mmrec.errors import ConfigError, DataError
 from mmrec.files import content_hash
@@ -137,8 +137,7 @@ class Bundle:
     @property
     def title_column(self) -> str | None:
         """The column of :attr:`items` that names an item: the first with free text."""
-        kinds = self.manifest.columns
-        return next((str(name) for name in self.items if kinds.get(str(name)) == "text"), None)
+        return next(iter(text_columns_of(self.items, self.manifest.columns)), None)
 
     @cached_property
     def _pictures(self) -> dict[str, FileEntry]:

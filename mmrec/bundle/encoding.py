@@ -136,9 +136,6 @@ def encode_new(
         encoder: From :func:`open_encoder`.
         items: Rows with all columns of the catalogue.
         pictures: In mode RGB, one for each item or None; None: no item has one.
-
-    Raises:
-        FeatureError: Vectors that are not finite.
     """
     texts: list[str | None] = [None] * len(items)
     if encoding.modality in ("text", "joint"):
@@ -156,8 +153,6 @@ def encode_new(
     if not blocks:
         return np.zeros((len(items), 0), dtype=encoding.dtype), present
     encoded = np.concatenate(blocks).astype(encoding.dtype)
-    if not np.isfinite(encoded).all():
-        raise FeatureError(f"finite vectors of {name}", "NaN or infinity", "look at the new items' content")
     vectors = np.zeros((len(items), encoded.shape[1]), dtype=encoded.dtype)
     vectors[rows] = encoded
     return vectors, np.asarray(vectors.any(axis=1))

@@ -34,12 +34,10 @@ def grow_features(
 ) -> dict[str, FeatureTable]:
     """Tables with the features of new items at ``rows (m,)``."""
     return {
-        modality: FeatureTable(
-            table.name,
-            modality,
+        modality: _like(
+            table,
             put_rows(np.asarray(table.vectors), rows, new[modality].vectors),
             put_rows(np.asarray(table.present), rows, new[modality].present),
-            {} if table.vocabulary is None else {"vocabulary": table.vocabulary},
         )
         for modality, table in known.items()
     }
@@ -48,16 +46,18 @@ def grow_features(
 def first_items(data: TrainingData, n: int) -> TrainingData:
     """Training data without the features of items beyond the first n; it has no codes."""
     features = {
-        modality: FeatureTable(
-            table.name,
-            modality,
-            np.asarray(table.vectors)[:n],
-            np.asarray(table.present)[:n],
-            {} if table.vocabulary is None else {"vocabulary": table.vocabulary},
-        )
+        modality: _like(table, np.asarray(table.vectors)[:n], np.asarray(table.present)[:n])
         for modality, table in data.features.items()
     }
     return dataclasses.replace(data, n_items=n, features=features)
+
+
+def _like(
+    table: FeatureTable, vectors: NDArray[np.floating[Any]], present: NDArray[np.bool_]
+) -> FeatureTable:
+    """A table of other items by the same name, whose columns mean the same."""
+    manifest = {} if table.vocabulary is None else {"vocabulary": table.vocabulary}
+    return FeatureTable(table.name, table.modality, vectors, present, manifest)
 
 
 def grow_codes(table: CodeTable, rows: NDArray[np.int64], codes: Codes) -> CodeTable:

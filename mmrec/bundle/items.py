@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
@@ -26,7 +27,6 @@ from mmrec.bundle.manifest import (
     ITEM_VECTORS,
     ITEMS,
     MANIFEST,
-    PICTURES,
     RANKER,
     Addition,
     Index,
@@ -36,10 +36,10 @@ from mmrec.bundle.manifest import (
 )
 from mmrec.bundle.new_rows import NewRows, join_rows, raise_bad_rows, read_new_rows
 from mmrec.bundle.newcomers import Given, Method, Newcomers, without_content
-from mmrec.bundle.pictures import FOLDER
+from mmrec.bundle.pictures import FOLDER, write_list
 from mmrec.bundle.reading import parse_json, parse_table
 from mmrec.bundle.seal import seal, sync
-from mmrec.data.dataset import modalities_of
+from mmrec.data.dataset import modalities_of, text_columns_of
 from mmrec.encode.encoders import Encoder
 from mmrec.encode.features import FeatureTable
 from mmrec.errors import ConfigError, DataError
@@ -50,7 +50,6 @@ from mmrec.files import (
     sha256_file,
     write_bytes,
     write_json,
-    write_table,
     write_text,
 )
 from mmrec.runs import now, save_tensors
@@ -193,9 +192,14 @@ def _write(
     return manifest
 
 
-def _copy(source: Path, name: str, folder: Path) -> None:
+def _copy(source: Path, name: str, folder: Path, *, link: bool = False) -> None:
+    """Copy a file, or, where it is to be linked and the file system is the same, link it."""
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with contextlib.suppress(OSError):  # another file system
+            os.link(source / name, file)
+            return
     shutil.copyfile(source / name, file)
 
 
@@ -233,7 +237,7 @@ def _write_index(folder: Path, bundle: Bundle, vectors: NDArray[np.float32] | No
     vectors = bundle.item_vectors if vectors is None else vectors
     items = parse_table((folder / ITEMS).read_bytes(), ITEMS, rows=len(vectors))
     attributes = attributes_of(items, bundle.manifest.columns)
-    queries = bundle.user_vectors(choose_users(bundle._seen))
+    queries = bundle.user_vectors(choose_users(bundle.data.train))
     return write_index(folder, index.backend, index.options, vectors, attributes, queries)
 
 
@@ -243,18 +247,11 @@ def _add_pictures(folder: Path, bundle: Bundle, new: NewRows, images: Path | Non
     Raises:
         DataError: A picture with the name of another one.
     """
-    import pandas as pd
-
     if bundle.manifest.pictures is None:
         return None
     known = bundle._pictures
     for name in known:
-        file = folder / FOLDER / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(bundle.path / FOLDER / name, file)
-        except OSError:  # another file system
-            shutil.copyfile(bundle.path / FOLDER / name, file)
+        _copy(bundle.path / FOLDER, name, folder / FOLDER, link=True)
     rows = {name: (entry.bytes, entry.sha256) for name, entry in known.items()}
     names = [] if images is None else new.items["image"].dropna().tolist()
     for name in map(check_name, names):
@@ -265,20 +262,16 @@ def _add_pictures(folder: Path, bundle: Bundle, new: NewRows, images: Path | Non
                 f"a new name for each picture in {images}", f"{name}: another of that name", "rename it"
             )
         if name not in rows:
-            (folder / FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(images / name, folder / FOLDER / name)
+            _copy(images, name, folder / FOLDER)
         rows[name] = entry
-    table = pd.DataFrame([(name, *rows[name]) for name in sorted(rows)], columns=["image", "bytes", "sha256"])
-    write_table(folder / PICTURES, table)
-    return Pictures(files=len(table), bytes=int(table["bytes"].sum()))
+    return write_list(folder, [(name, *rows[name]) for name in sorted(rows)])
 
 
 def _describe(bundle: Bundle, newcomers: Newcomers, new: NewRows, items: pd.DataFrame) -> Manifest:
     """The manifest with what has changed of the whole table."""
     manifest = bundle.manifest
     added = len(items) - manifest.counts.items
-    text = [column for column in items.columns if manifest.columns.get(column) == "text"]
-    has = modalities_of(items, text)
+    has = modalities_of(items, text_columns_of(items, manifest.columns))
     counts = manifest.counts.model_copy(
         update={
             "items": len(items),

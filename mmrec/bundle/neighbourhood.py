@@ -12,10 +12,8 @@ from torch import Tensor
 from mmrec.encode.features import FeatureTable
 from mmrec.neighbours import neighbours_among
 
-NEIGHBOURS, TEMPERATURE = (
-    10,
-    0.1,
-)  # best on the validation items of a cold-item split (Amazon Scientific, FREEDOM)
+# The best on the validation items of a cold-item split (Amazon Scientific, FREEDOM).
+NEIGHBOURS, TEMPERATURE = 10, 0.1
 
 
 def mix_neighbours(
@@ -43,18 +41,17 @@ def mix_neighbours(
         temperature: τ.
     """
     m = len(next(iter(new.values())).present)
-    table = torch.from_numpy(np.asarray(vectors)).double()
-    lengths = table.norm(dim=1)
-    sums, norms, count = table.new_zeros(m, table.shape[1]), table.new_zeros(m), table.new_zeros(m)
+    table = torch.from_numpy(np.asarray(vectors))
+    sums, norms, count = (torch.zeros(m, *width).double() for width in ((table.shape[1],), (), ()))
     for modality, others in known.items():
         rows = torch.from_numpy(np.flatnonzero(new[modality].present))
         candidates = torch.from_numpy(np.flatnonzero(others.present & usable))
         if not len(rows) or not len(candidates):
             continue
         ids, cosines = neighbours_among(_rows(new[modality], rows), _rows(others, candidates), k)
-        weights, ids = (cosines / temperature).softmax(dim=1), candidates[ids]
-        sums[rows] += (weights[:, :, None] * table[ids]).sum(1)
-        norms[rows] += (weights * lengths[ids]).sum(1)
+        weights, near = (cosines / temperature).softmax(dim=1), table[candidates[ids]].double()
+        sums[rows] += (weights[:, :, None] * near).sum(1)
+        norms[rows] += (weights * near.norm(dim=2)).sum(1)
         count[rows] += 1
     length = sums.norm(dim=1)
     scale = norms / (count.clamp(min=1) * length.where(length > 0, 1))

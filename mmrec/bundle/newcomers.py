@@ -92,7 +92,7 @@ class Newcomers:
             return "model"
         if method not in ("auto", "model", "neighbours"):
             raise ConfigError("method auto, model or neighbours", repr(method), "choose one of them")
-        if method == "model" and self.bundle.state() is None:
+        if method == "model" and CHECKPOINT not in self.bundle.manifest.files:
             raise ConfigError(
                 "a model that extends itself, exported with features",
                 f"{self.bundle.manifest.model} in {self.bundle.path}",
@@ -114,6 +114,12 @@ class Newcomers:
         """What the model reads; beside two tables of vectors that of the items which it was trained with."""
         data, n = self.bundle.data, self.bundle.manifest.trained_items
         return first_items(data, n) if self.bundle.kind == "vectors" else data
+
+    @cached_property
+    def _usable(self) -> NDArray[np.bool_]:
+        """Which of the items that were there at the training somebody had."""
+        n = self.bundle.manifest.trained_items
+        return np.asarray(np.bincount(self._data.train.items, minlength=n)[:n] > 0)
 
     @cached_property
     def _tokenisers(self) -> dict[str, tuple[Tokeniser, Made]]:
@@ -217,7 +223,9 @@ class Newcomers:
                     "encode the new items as the catalogue was",
                 )
             if not np.isfinite(table.vectors).all():
-                raise FeatureError(f"finite vectors of {name}", "NaN or infinity", "look at the encoder")
+                raise FeatureError(
+                    f"finite vectors of {name}", "NaN or infinity", "look at the new items' content"
+                )
         return features
 
     def take(self, features: Mapping[str, Given]) -> dict[str, FeatureTable]:
@@ -303,9 +311,8 @@ class Newcomers:
             with torch.no_grad():
                 extended: Tensor = model.extend(new)
             return np.ascontiguousarray(extended.float().cpu().numpy())
-        n = bundle.manifest.trained_items
-        usable = np.bincount(bundle._seen.items, minlength=n)[:n] > 0
-        return mix_neighbours(new, self._data.features, bundle.item_vectors[:n], usable)
+        vectors = bundle.item_vectors[: bundle.manifest.trained_items]
+        return mix_neighbours(new, self._data.features, vectors, self._usable)
 
     def grow(
         self, rows: NDArray[np.int64], features: Mapping[str, FeatureTable]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 How = Literal["copy", "link", "none"]
-FOLDER = "images"
+FOLDER, COLUMNS = "images", ["image", "bytes", "sha256"]
 # Pictures only: whatever else a web browser is given under these types, it does not run.
 TYPES = dict.fromkeys((".jpg", ".jpeg"), "image/jpeg") | dict.fromkeys((".tif", ".tiff"), "image/tiff")
 TYPES |= {suffix: f"image/{suffix[1:]}" for suffix in SUFFIXES if suffix not in TYPES}
@@ -40,8 +41,6 @@ def write_pictures(folder: Path, dataset: Dataset, how: How) -> Pictures | None:
     Raises:
         DataError: A named picture is missing or no picture, or cannot be linked.
     """
-    import pandas as pd
-
     if how == "none" or "image" not in dataset.items:
         return None
     names = sorted({_checked(str(name)) for name in dataset.items["image"].dropna()})
@@ -55,7 +54,14 @@ def write_pictures(folder: Path, dataset: Dataset, how: How) -> Pictures | None:
             _put(_source(dataset, name), file, how)
             rows.append((name, file.stat().st_size, sha256_file(file)))
             progress.advance()
-    table = pd.DataFrame(rows, columns=["image", "bytes", "sha256"])
+    return write_list(folder, rows)
+
+
+def write_list(folder: Path, rows: Sequence[tuple[str, int, str]]) -> Pictures:
+    """List the pictures of a bundle: name, size and SHA-256 of each."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=COLUMNS)
     write_table(folder / PICTURES, table)
     return Pictures(files=len(table), bytes=int(table["bytes"].sum()))
 
@@ -102,7 +108,7 @@ def parse_pictures(content: bytes, pictures: Pictures) -> dict[str, FileEntry]:
         BundleError: The list is none, or names what is no picture of the bundle.
     """
     table: pd.DataFrame = parse_table(content, PICTURES, rows=pictures.files)
-    if list(table.columns) != ["image", "bytes", "sha256"] or not table["image"].is_unique:
+    if list(table.columns) != COLUMNS or not table["image"].is_unique:
         raise BundleError(f"pictures, bytes and hashes in {PICTURES}", "another table", AGAIN)
     names = [str(name) for name in table["image"]]
     odd = [name for name in names if PurePosixPath(check_name(name)).suffix.lower() not in TYPES]

@@ -11,7 +11,7 @@ import typer
 
 from mmrec import __version__
 from mmrec.cli.codes import tokenize
-from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, key_value, show
+from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, named, show
 from mmrec.cli.data import data_app, encode
 from mmrec.cli.serving import export, items_app, serve
 from mmrec.errors import MMRecError
@@ -88,15 +88,15 @@ def train(
     from mmrec.config import resolve
     from mmrec.files import read_json
 
-    named = dict(key_value(text) for text in features) if features else None
+    chosen = named(features) or None
     if dry_run:
-        settings = resolve(config, data, features=named, overrides=override or [], seed=seed)
+        settings = resolve(config, data, features=chosen, overrides=override or [], seed=seed)
         show(settings.document(), settings.to_yaml(), as_json=as_json)
         return
     from mmrec.train import train as run_training
 
     finished = run_training(
-        config, data, features=named, overrides=override or [], seed=seed, run=run, resume=resume
+        config, data, features=chosen, overrides=override or [], seed=seed, run=run, resume=resume
     )
     metrics = read_json(finished.path / "valid.json")["metrics"]
     document = {"run": str(finished.path), "best_epoch": finished.manifest["best_epoch"], "valid": metrics}
@@ -128,9 +128,9 @@ def tune(
     """Search hyper-parameters on the validation split; the test split stays closed."""
     from mmrec.tune.search import tune as run_search
 
-    named = dict(key_value(text) for text in features) if features else None
+    chosen = named(features) or None
     search = run_search(
-        config, data, features=named, overrides=override or [], to=to, workers=workers, resume=resume
+        config, data, features=chosen, overrides=override or [], to=to, workers=workers, resume=resume
     )
     show(search.to_document(), search.to_plain(), as_json=as_json)
 

@@ -44,6 +44,15 @@ def key_value(text: str) -> tuple[str, str]:
     return key, value
 
 
+def named(pairs: list[str] | None) -> dict[str, str]:
+    """Options given as ``key=value``, as text.
+
+    Raises:
+        ConfigError: No such pair.
+    """
+    return dict(map(key_value, pairs or []))
+
+
 def options(pairs: list[str] | None) -> dict[str, Any]:
     """Options given as ``key=value``, each value in YAML: a number, true, or text.
 

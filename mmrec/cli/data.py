@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.common import DataPath, Json, key_value, show
+from mmrec.cli.common import DataPath, Json, named, show
 from mmrec.cli.rows import data_rows
 
 data_app = typer.Typer(
@@ -42,7 +42,7 @@ def data_get(
         recipes = list_recipes()
         show(recipes, "\n".join(f"{r['name']:<18} {r['title']}" for r in recipes), as_json=as_json)
         return
-    pairs = dict(key_value(text) for text in option or [])
+    pairs = named(option)
     dataset = get(name, to, accept_licence=accept_licence, options=pairs)
     show({"dataset": str(dataset.path)}, repr(dataset), as_json=as_json)
 
@@ -111,8 +111,8 @@ def data_import(
         images=images,
         link_images=link_images,
         split_file=split_file,
-        columns=dict(key_value(text) for text in column or []),
-        kinds=dict(key_value(text) for text in kind or []),
+        columns=named(column),
+        kinds=named(kind),
         k_core=k_core,
         k_core_users=k_core_users,
         k_core_items=k_core_items,

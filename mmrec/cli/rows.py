@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mmrec.cli.common import Json, key_value, show
+from mmrec.cli.common import Json, named, show
 
 if TYPE_CHECKING:
     from mmrec.data.rows.dataset import RowDataset
@@ -82,7 +82,7 @@ def data_rows(
         valid=valid,
         test=test,
         items=items,
-        embeddings=dict(key_value(text) for text in embedding) if embedding else None,
+        embeddings=named(embedding) or None,
         label=label,
         item=item,
         group=group,

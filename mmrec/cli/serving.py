@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmrec.cli.common import Json, MovedData, RunPath, key_value, options, show
+from mmrec.cli.common import Json, MovedData, RunPath, named, options, show
 
 items_app = typer.Typer(help="Change the items of a bundle.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,7 +48,7 @@ def export(
     from mmrec.bundle.export import export as run_export
     from mmrec.bundle.export import summary
 
-    kept = dict(map(key_value, features)) if features else with_features
+    kept = named(features) or with_features
     folder = run_export(
         run,
         to,
@@ -99,7 +99,7 @@ def serve(
         host=host,
         port=port,
         keys=keys,
-        encoders=dict(map(key_value, encoder or [])),
+        encoders=named(encoder),
         limits=options(limit),
         exact=exact,
         index_options=options(index_option),
@@ -141,7 +141,7 @@ def add(
         bundle,
         table,
         images=images,
-        encoders=dict(key_value(text) for text in encoder or []),
+        encoders=named(encoder),
         method=method,
         to=to,
         replace=replace,

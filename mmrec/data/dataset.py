@@ -237,8 +237,7 @@ class Dataset:
 
     def text_columns(self) -> list[str]:
         """Columns of :attr:`items` with free text, in the order of the table: a title before its description."""
-        kinds: Mapping[str, str] = self.manifest["columns"].get("items", {})
-        return [str(column) for column in self.items.columns if kinds.get(column) == "text"]
+        return text_columns_of(self.items, self.manifest["columns"].get("items", {}))
 
     def titles(self) -> dict[str, str]:
         """External item id to a short name for people; empty where there is no text."""
@@ -370,6 +369,11 @@ def find_row(rows: Mapping[str, int], name: str, wanted: str) -> int:
     except KeyError:
         first = ", ".join(list(rows)[:3])
         raise DataError(wanted, repr(name), f"use an id such as {first}") from None
+
+
+def text_columns_of(items: pd.DataFrame, kinds: Mapping[str, str]) -> list[str]:
+    """Columns of ``items`` with free text, in the order of the table; ``kinds`` says of each column what it is."""
+    return [str(column) for column in items.columns if kinds.get(str(column)) == "text"]
 
 
 def titles_of(items: pd.DataFrame, text_columns: Sequence[str]) -> list[str]:

@@ -51,7 +51,7 @@ class _Asker:
 class Engine:
     """Answers from a bundle.
 
-    Everything that can fail because of the bundle fails here: model and encoders are loaded and the index opened.
+    Everything that can fail because of the bundle fails here: model, ranker and encoders are loaded and the index opened.
 
     Args:
         bundle: What is served.
@@ -96,6 +96,7 @@ class Engine:
             self._reasons = Reasons(self._alike.items.vectors, bundle.data.features)
         if bundle.kind != "vectors":
             _ = bundle.model
+        self._ranker = bundle.ranker()
         self._newcomers = self._open_newcomers()
         self._encoding = threading.Lock()  # tokenisers are not made for several threads
 
@@ -325,7 +326,7 @@ class Engine:
             NotFoundError: An unknown user or item.
         """
         request.check(self.limits)
-        ranker = self.bundle.ranker()
+        ranker = self._ranker
         if ranker is None:
             raise ConfigError("a bundle with a ranker", "none", "mmrec export RUN --to DIR --ranker RUN")
         items = self._rows("item", request.items)

@@ -52,6 +52,9 @@ class SimulatedBundle:
     def index(self, **_: Any) -> Index:
         return self._index
 
+    def ranker(self) -> None:
+        return None
+
     def seen(self, user: int) -> np.ndarray[Any, Any]:
         return self._seen[user]
 
@@ -81,9 +84,8 @@ def main(backend: str, n_items: int) -> None:
     recall = measure_recall(index, users, K)
     bundle = SimulatedBundle(users, vectors, index)
     engine = Engine(bundle, limits=Limits(in_flight=8, queue=4))  # type: ignore[arg-type]
-    with ThreadPoolExecutor(
-        1
-    ) as pool:  # as the service does: the main thread's large arrays cost a third more
+    # In a thread, as the service does: large arrays cost the main thread a third more.
+    with ThreadPoolExecutor(1) as pool:
         seconds = pool.submit(bare, engine, SECONDS).result()
     log("bare", seconds=seconds, recall=recall)
     set_up("warning")

@@ -1,6 +1,6 @@
 """Run by a test: kill -9 an addition of items before calls to the file system, and look at what is there afterwards.
 
-Usage: python -m tests.bundle.crash_add BUNDLE FOLDER
+Arguments: BUNDLE FOLDER
 Prints how many kills there were, and how many found the new items already there.
 """
 
@@ -8,39 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.items import add_items
-from tests.bundle.crash_export import CALLS
+from tests.bundle.crash_export import CALLS, begin
 from tests.bundle.stall import NEW
-from tests.dying import NEVER, die_before, finish, start
+from tests.dying import NEVER, choose_moments, is_killed
 
 SPREAD, LAST = 5, 7  # how many of the moments are tried: some evenly spread, and all at the end
 
 
 def add_and_die(bundle: Path, moment: int) -> bool:
     """True if the addition was killed before it ended; one that ended writes down how many calls it made."""
-
-    def work() -> None:
-        count = die_before(moment, CALLS)
-        add_items(bundle, NEW)
-        calls = count()
-        bundle.parent.with_name("calls").write_text(str(calls))
-
-    status = finish(start(work))
-    assert status in (0, -signal.SIGKILL), status
-    return status != 0
-
-
-def begin(source: Path, folder: Path) -> Path:
-    """A copy of the bundle, alone in its folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return Path(shutil.copytree(source, folder / "bundle"))
+    return is_killed(partial(add_items, bundle, NEW), moment, CALLS, bundle.parent.with_name("calls"))
 
 
 def main() -> None:
@@ -49,8 +32,7 @@ def main() -> None:
     n = Bundle(source).manifest.counts.items
     add_items(source, NEW, to=Path(sys.argv[2]) / "warm")  # imports, once
     assert not add_and_die(begin(source, folder), NEVER)
-    calls, after = int(folder.with_name("calls").read_text()), 0
-    moments = sorted({*range(0, calls, -(-calls // SPREAD)), *range(calls - LAST, calls)})
+    moments, after = choose_moments(folder.with_name("calls"), SPREAD, LAST), 0
     for moment in moments:
         bundle = begin(source, folder)
         assert add_and_die(bundle, moment)
@@ -63,7 +45,3 @@ def main() -> None:
             assert not add_and_die(bundle, NEVER)
             assert list(folder.iterdir()) == [bundle], "what a kill left is not cleared away"
     print(json.dumps([len(moments), after]))
-
-
-if __name__ == "__main__":
-    main()

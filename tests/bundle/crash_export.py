@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.export import export
 from mmrec.runs import Run
-from tests.dying import NEVER, die_before, finish, start
+from tests.dying import NEVER, choose_moments, is_killed
 
 CALLS = ("fsync", "replace", "unlink", "mkdir", "rename", "open", "rmdir")
 SPREAD, LAST = 12, 16  # how many of the moments are tried: some evenly spread, and all at the end
@@ -24,16 +24,8 @@ SPREAD, LAST = 12, 16  # how many of the moments are tried: some evenly spread, 
 
 def export_and_die(run: Run, to: Path, moment: int, *, overwrite: bool) -> bool:
     """True if the export was killed before it ended; one that ended writes down how many calls it made."""
-
-    def work() -> None:
-        count = die_before(moment, CALLS)
-        export(run, to, overwrite=overwrite)
-        calls = count()
-        to.parent.with_name("calls").write_text(str(calls))
-
-    status = finish(start(work))
-    assert status in (0, -signal.SIGKILL), status
-    return status != 0
+    work = partial(export, run, to, overwrite=overwrite)
+    return is_killed(work, moment, CALLS, to.parent.with_name("calls"))
 
 
 def examine(run: Run, old: Path | None, folder: Path) -> tuple[int, int]:
@@ -41,8 +33,7 @@ def examine(run: Run, old: Path | None, folder: Path) -> tuple[int, int]:
     to = begin(old, folder)
     before = None if old is None else (old / "manifest.json").read_text()
     assert not export_and_die(run, to, NEVER, overwrite=old is not None)
-    calls = int(folder.with_name("calls").read_text())
-    moments, after = sorted({*range(0, calls, -(-calls // SPREAD)), *range(calls - LAST, calls)}), 0
+    moments, after = choose_moments(folder.with_name("calls"), SPREAD, LAST), 0
     for moment in moments:
         to = begin(old, folder)
         assert export_and_die(run, to, moment, overwrite=old is not None)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from mmrec.registry import model_class
 from mmrec.runs import Run
 from mmrec.train import train
 from tests.bundle.stall import N_ITEMS, N_USERS, NEW, draw, make_stall
+from tests.forks import Forks
 from tests.learning import SMALL
 from tests.tastes import ranker_config
 from tests.worlds import planted_blocks
@@ -164,12 +163,9 @@ def test_the_same_bits_twice_and_in_any_order(bundles: dict[str, Path], tmp_path
 
 
 def test_killed_at_any_moment_an_addition_leaves_the_old_or_the_new_bundle(
-    bundles: dict[str, Path], tmp_path: Path
+    bundles: dict[str, Path], tmp_path: Path, forks: Forks
 ) -> None:
-    command = [sys.executable, "-m", "tests.bundle.crash_add", str(bundles["bpr"]), str(tmp_path)]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
-    )
+    ended = forks.run("tests.bundle.crash_add:main", bundles["bpr"], tmp_path)
     assert ended.returncode == 0, ended.stderr
     killed, after = json.loads(ended.stdout)
     assert killed > 8

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mmrec.bundle.bundle import Bundle
 from mmrec.bundle.export import export
+from mmrec.bundle.manifest import RANKER_CHECKPOINT
 from mmrec.data.rows.catalogue import rows_from_dataset
-from mmrec.errors import ConfigError
+from mmrec.errors import BundleError, ConfigError
 from mmrec.serve.engine import Engine
 from mmrec.serve.errors import NotFoundError
 from mmrec.serve.requests import ScoreRequest
@@ -43,6 +45,15 @@ def test_probabilities_are_the_ranker_s(engine: Engine) -> None:
         assert [entry["probability"] for entry in answer["items"]] == pytest.approx(expected.tolist())
     liked, other = (engine.score(ScoreRequest(user="u7", items=[item]))["items"][0] for item in ("i1", "i2"))
     assert liked["probability"] > other["probability"]
+
+
+def test_a_damaged_ranker_is_found_before_anybody_asks(engine: Engine, tmp_path: Path) -> None:
+    folder = shutil.copytree(engine.bundle.path, tmp_path / "bundle")
+    file = folder / RANKER_CHECKPOINT
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match="as it was written"):
+        Engine(Bundle(folder))
 
 
 def test_what_cannot_be_scored(engine: Engine, tmp_path: Path) -> None:
