@@ -18,6 +18,7 @@ from mmrec.ragged import take
 class Config(RankerConfig):
     """Hyper-parameters of BST."""
 
+    max_length: int = Field(20, ge=1, description="how many of a history's last items are read")
     blocks: int = Field(1, ge=1, description="Transformer blocks")
     heads: int = Field(2, ge=1, description="attention heads, a divisor of dim")
     hidden: tuple[int, ...] = Field((128, 64), description="widths of the network's layers")
@@ -83,10 +84,9 @@ class BST(nn.Module):
         self.config = config
         self.inputs = RowInputs(data, config.dim, config.init_std)
         width = self.inputs.n_item_fields * config.dim
-        self.encoders = nn.ModuleList(
-            BehaviourEncoder(width, history.length, config) for history in data.histories
-        )
-        states = sum(1 + history.length for history in data.histories) or 1
+        lengths = [min(history.length, config.max_length) for history in data.histories]
+        self.encoders = nn.ModuleList(BehaviourEncoder(width, length, config) for length in lengths)
+        states = sum(1 + length for length in lengths) or 1
         self.network = MLP(
             self.inputs.n_context * config.dim + states * width,
             config.hidden,

@@ -22,6 +22,7 @@ class Config(CrossConfig):
     cross: Kind = Field(
         "low-rank", description="matrix of a cross layer: full, of low rank, or a mixture of such"
     )
+    max_length: int = Field(64, ge=1, description="how many of a history's last items are read")
     blocks: int = Field(2, ge=1, description="Transformer blocks")
     heads: int = Field(1, ge=1, description="attention heads, a divisor of twice dim")
     latest: int = Field(
@@ -51,7 +52,7 @@ class TokenEncoder(nn.Module):
 
     def __init__(self, width: int, config: Config) -> None:
         super().__init__()
-        self.latest = config.latest
+        self.max_length, self.latest = config.max_length, config.latest
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(2 * width, config.heads, 2 * width, config.dropout, batch_first=True)
             for _ in range(config.blocks)
@@ -59,7 +60,7 @@ class TokenEncoder(nn.Module):
 
     def forward(self, target: Tensor, items: Tensor, history: History) -> Tensor:
         """``(b, (latest + 1) * 2 width)``: states of the latest items, the latest first, then the maximum."""
-        n = history.present.shape[1]
+        n = min(history.present.shape[1], self.max_length)
         places, present = history.latest(n)
         states = torch.cat([take(items, places), target[:, None].expand(-1, n, -1)], 2)
         hidden = ~present

@@ -92,6 +92,18 @@ def test_transformer_dcn_depends_on_a_full_history() -> None:
         assert ((model.score(replaced(BATCH, history=other)) - before).abs() > 1e-6).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("model_class", [BST, TransformerDCN])
+def test_only_the_last_items_are_read(model_class: Any) -> None:
+    model = shaken(model_class, DATA, max_length=2)
+    full = torch.randint(1, 25, (40, 6), generator=torch.Generator().manual_seed(0))
+    before = model.score(replaced(BATCH, history=full))
+    for column in range(6):
+        other = full.clone()
+        other[:, column] = full[:, column] % 24 + 1
+        differs = (model.score(replaced(BATCH, history=other)) - before).abs() > 1e-6
+        assert differs.all() if column >= 4 else not differs.any()
+
+
 def test_search_finds_the_most_similar_the_latest_first() -> None:
     places = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [0, 0, 0, 0, 0]])
     history = History(places, places > 0, Links.of(places, places > 0, 8))
