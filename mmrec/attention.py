@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrec.nn import gather
+from mmrec.nn import dropout, gather
 
 
 def item_rows(table: Tensor, items: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class CausalEncoder(nn.Module):
         lengths = (items >= 0).sum(1, keepdim=True)
         from_end = lengths - 1 - torch.arange(items.shape[1], device=items.device)
         places = (len(self.positions) - 1 - from_end).clamp(max=len(self.positions) - 1)
-        states = F.dropout(rows + gather(self.positions, places), self.dropout, self.training)
+        states = dropout(rows + gather(self.positions, places), self.dropout, self.training)
         for block in self.blocks:
             states = block(states)
         normed: Tensor = self.norm(states)
@@ -85,5 +85,5 @@ class _Block(nn.Module):
             query, keys, values, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
         states = self.norm_out(normed + attended.transpose(1, 2).reshape(b, t, dim))
-        inner = F.dropout(F.relu(self.first(states)), self.dropout, self.training)
-        return states + F.dropout(self.second(inner), self.dropout, self.training)
+        inner = dropout(F.relu(self.first(states)), self.dropout, self.training)
+        return states + dropout(self.second(inner), self.dropout, self.training)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrec.nn import gather
+from mmrec.nn import Dropout, dropout, gather
 
 
 def relative_buckets(distances: Tensor, buckets: int, *, both_ways: bool, farthest: int = 128) -> Tensor:
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """``(…, dim)`` to the same."""
-        inner = F.dropout(F.relu(self.first(states)), self.dropout, self.training)
+        inner = dropout(F.relu(self.first(states)), self.dropout, self.training)
         result: Tensor = self.second(inner)
         return result
 
@@ -137,7 +137,7 @@ class _EncoderLayer(nn.Module):
         self.norm, self.norm_inner = _norm(shape), _norm(shape)
         self.attention = Attention(shape.dim, shape.heads, shape.head_dim)
         self.inner = FeedForward(shape.dim, shape.inner, shape.dropout)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
         normed = self.norm(states)
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_EncoderLayer(shape) for _ in range(shape.layers))
-        self.norm, self.dropout = _norm(shape), nn.Dropout(shape.dropout)
+        self.norm, self.dropout = _norm(shape), Dropout(shape.dropout)
 
     def forward(self, rows: Tensor, bias: Tensor) -> Tensor:
         """States ``(b, t, dim)`` of rows ``(b, t, dim)``.
@@ -184,7 +184,7 @@ class _DecoderLayer(nn.Module):
         self.own = Attention(shape.dim, shape.heads, shape.head_dim)
         self.memory = Attention(shape.dim, shape.heads, shape.head_dim)
         self.inner = FeedForward(shape.dim, shape.inner, shape.dropout)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def after_own(self, states: Tensor, attended: Tensor, memory: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """The rest of the block once a state has attended to what it spelt: to the memory, then position-wise."""
@@ -246,7 +246,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_DecoderLayer(shape) for _ in range(shape.layers))
         self.bias = RelativeBias(shape.heads, both_ways=False)
-        self.norm, self.dropout = _norm(shape), nn.Dropout(shape.dropout)
+        self.norm, self.dropout = _norm(shape), Dropout(shape.dropout)
 
     def read(self, memory: Tensor, present: Tensor) -> Spelling:
         """Keys and values of an encoder's states ``(b, t, dim)``, ``present (b, t)``: made once for each user."""

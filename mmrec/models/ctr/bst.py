@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmrec.data.rows.table import RowBatch, RowData
 from mmrec.losses import click_loss
 from mmrec.models.ctr.inputs import History, RankerConfig, RowInputs
-from mmrec.nn import MLP
+from mmrec.nn import MLP, Dropout
 from mmrec.ragged import take
 
 
@@ -46,7 +46,7 @@ class BehaviourEncoder(nn.Module):
         super().__init__()
         self.length = length
         self.positions = nn.Parameter(torch.randn(1 + length, width) * config.init_std)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, config.heads, 4 * width, config.dropout, batch_first=True)
             for _ in range(config.blocks)

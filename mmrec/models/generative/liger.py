@@ -20,7 +20,7 @@ from mmrec.encode.features import FeatureTable
 from mmrec.graph import modality_weights
 from mmrec.models.contracts import Users, by_item
 from mmrec.models.generative.spelling import SemanticIDs, Speller, SpellingConfig, shape_of
-from mmrec.nn import gather, seen_items
+from mmrec.nn import Dropout, gather, seen_items
 from mmrec.transformer import Encoder, RelativeBias, Spelling, hide_padding
 
 
@@ -65,7 +65,7 @@ class Content(nn.Module):
         present = torch.from_numpy(np.stack([table.present for table in tables], 1))
         self.register_buffer("present", present, persistent=False)
         self.networks = nn.ModuleList(
-            nn.Sequential(nn.Linear(table.dim, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, dim))
+            nn.Sequential(nn.Linear(table.dim, inner), nn.ReLU(), Dropout(dropout), nn.Linear(inner, dim))
             for table in tables
         )
         if not bool(present.any(1).all()):

@@ -15,7 +15,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import Users
 from mmrec.models.generative.graph_vectors import graph_vectors
 from mmrec.models.generative.spelling import SemanticIDs, Speller, SpellingConfig
-from mmrec.nn import gather
+from mmrec.nn import Dropout, gather
 
 
 class Config(SpellingConfig):
@@ -90,11 +90,11 @@ class _Layer(nn.Module):
         self.inner = nn.Sequential(
             nn.Linear(config.dim, config.inner),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.inner, config.dim),
         )
         self.norm, self.norm_inner = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states: Tensor, users: Tensor, present: Tensor) -> Tensor:
         states = self.norm(states + self.dropout(self.attention(states, users, present)))
@@ -136,7 +136,7 @@ class MMGRec(nn.Module):
         self.input = nn.Linear(items.shape[1], config.dim, bias=False)
         user_dim = users.shape[1] if config.relation else 0
         self.layers = nn.ModuleList(_Layer(config, user_dim) for _ in range(config.layers))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     @property
     def trie(self) -> Trie:

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from mmrec.data.batches import HistoryBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import Vectors
 from mmrec.models.sequence.next_item import NextItemLoss, SequenceConfig, batch_kind, sequence_vectors
+from mmrec.nn import dropout
 
 
 class Config(SequenceConfig):
@@ -59,7 +59,7 @@ class GRU4Rec(nn.Module):
         self.next_item = NextItemLoss(config, torch.from_numpy(counts))
 
     def _encode(self, items: Tensor) -> Tensor:
-        rows = F.dropout(item_rows(self.items, items), self.config.dropout, self.training)
+        rows = dropout(item_rows(self.items, items), self.config.dropout, self.training)
         states: Tensor = self.out(self.gru(rows)[0])
         return states
 

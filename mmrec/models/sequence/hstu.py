@@ -15,7 +15,7 @@ from mmrec.data.batches import HistoryBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import Vectors
 from mmrec.models.sequence.next_item import NextItemLoss, SequenceConfig, batch_kind, sequence_vectors
-from mmrec.nn import gather
+from mmrec.nn import dropout, gather
 
 
 class Config(SequenceConfig):
@@ -63,7 +63,7 @@ class HSTU(nn.Module):
 
     def _encode(self, items: Tensor) -> Tensor:
         rows = item_rows(self.items, items) * self.config.dim**0.5 + self.positions[: items.shape[1]]
-        states = F.dropout(rows, self.config.dropout, self.training)
+        states = dropout(rows, self.config.dropout, self.training)
         for unit in self.units:
             states = unit(states)
         return F.normalize(states, dim=2) / self.config.temperature
@@ -98,6 +98,6 @@ class _Unit(nn.Module):
         bias = gather(self.distance, back.clamp(min=0)).permute(2, 0, 1)  # (heads, t, t)
         weights = F.silu(queries @ keys.transpose(2, 3) + bias) * (back >= 0) / self.length
         attended = self.norm_inner((weights @ values).transpose(1, 2).reshape(b, t, dim))
-        inner = F.dropout(attended * gates, self.dropout, self.training)
+        inner = dropout(attended * gates, self.dropout, self.training)
         result: Tensor = states + self.out(inner)
         return result
