@@ -3,10 +3,12 @@
 - ``auc``: DeLong's test; the components of a model are averaged over its seeds.
 - ``logloss`` and ``logloss_calibrated``: t-test of the losses of the rows, averaged over the seeds. There are so many
   rows that the mean loss is normal, and a bootstrap would find the same after minutes.
+
+  Both sum over groups first, where rows have groups: what one user does is no independent rows.
 - ``gauc`` and ``avgauc``: bootstrap over the groups with both labels, whose AUCs are averaged over the seeds; groups
   are far fewer than rows, and unequal.
 
-Rows, and groups, are taken as independent of each other. The rows of one run at a time are in memory, beside the
+Groups, or rows without groups, are taken as independent of each other. The rows of one run at a time are in memory, beside the
 means of the baseline.
 """
 
@@ -34,7 +36,7 @@ from mmrec.comparison import (
 from mmrec.delong import auc_components, delong_interval, delong_test
 from mmrec.errors import DataError
 from mmrec.results import RowResult
-from mmrec.significance import Floats, PairedTest, paired_bootstrap, paired_t_test
+from mmrec.significance import Floats, Ids, PairedTest, paired_bootstrap, paired_t_test
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,9 +77,9 @@ def compare_rows(
     others = [row for row in rows if row is not base]
     if any(metric in _OVER_GROUPS for metric in tested):
         check_resamples(resamples, len(others) * len(tested))
-    same = _SameRows(base.results[0], tested)
+    same = _SameRows(base.results[0], tested, grouped=all("gauc" in result.metrics for result in results))
     reference = same.measure(base)
-    interval = delong_interval(same.labels, reference["auc"]) if "auc" in tested else None
+    interval = delong_interval(same.labels, reference["auc"], same.groups) if "auc" in tested else None
     differences = _test(same, reference, others, tested, resamples, generator)
     return Comparison(
         tuple(rows), tuple(shown), tuple(slices), base.label, differences, same.describe(resamples),
@@ -103,9 +105,9 @@ def _test(
             if metric in over_groups:  # tested below for all rows together, since the draws cost most
                 over_groups[metric].append(difference)
             elif metric == "auc":
-                tests[row.label, metric] = delong_test(same.labels, difference[:, None])
+                tests[row.label, metric] = delong_test(same.labels, difference[:, None], same.groups)
             else:
-                tests[row.label, metric] = paired_t_test(difference[:, None])
+                tests[row.label, metric] = paired_t_test(difference[:, None], same.groups)
     if not others or not metrics:
         return {}
     for metric, columns in over_groups.items():
@@ -124,23 +126,30 @@ class _SameRows:
     Args:
         first: The run whose rows they are.
         metrics: Metrics to test.
+        grouped: The rows of all runs have groups.
 
     Attributes:
         labels: ``(n,)``.
+        groups: ``(n,)`` numbers from 0 on; None without groups.
         weights: By metric over groups ``(g,)`` weights of the groups with both labels.
     """
 
-    def __init__(self, first: RowResult, metrics: Sequence[str]) -> None:
+    def __init__(self, first: RowResult, metrics: Sequence[str], *, grouped: bool) -> None:
         self.metrics = metrics
-        over_groups = any(metric in _OVER_GROUPS for metric in metrics)
-        self._keys = first.table(["row", "label", *(["group"] if over_groups else [])])
+        self._keys = first.table(["row", "label", *(["group"] if grouped else [])])
         self._run = first.run
         self.labels = self._keys["label"].to_numpy()
+        self.groups: Ids | None = None
         self.weights: dict[str, NDArray[np.int64]] = {}
-        if over_groups:
+        if grouped:
             groups = self._keys["group"].to_numpy()
+            self.groups = np.unique(groups, return_inverse=True)[1]
             usable = grouped_auc(self.labels, np.zeros(len(groups)), groups)
             self._n_groups = usable.n_groups
+            if self._n_groups < 2:
+                raise DataError(
+                    "rows of at least 2 groups", f"1 group in {first.file}", "make the rows without a group"
+                )
             self.weights = {"gauc": usable.rows, "avgauc": np.ones_like(usable.rows)}
 
     def measure(self, row: Row[RowResult]) -> dict[str, Floats]:
@@ -156,10 +165,10 @@ class _SameRows:
 
     def describe(self, resamples: int) -> str:
         """The tests of the metrics in words."""
-        n_rows = f"{len(self.labels):,} rows"
-        names = dict.fromkeys(self.metrics, f"paired t-test over {n_rows}")
-        names["auc"] = f"DeLong's test over {n_rows}"
-        if self.weights:
+        rows = f"{len(self.labels):,} rows{'' if self.groups is None else f' of {self._n_groups:,} groups'}"
+        names = dict.fromkeys(self.metrics, f"paired t-test over {rows}")
+        names["auc"] = f"DeLong's test over {rows}"
+        if self.groups is not None:
             counted = f"the {len(self.weights['gauc']):,} of {self._n_groups:,} groups with both labels"
             names["avgauc"] = f"paired bootstrap over {counted}, {resamples:,} resamples"
             names["gauc"] = f"paired bootstrap over {counted}, weighted by rows, {resamples:,} resamples"
@@ -167,7 +176,7 @@ class _SameRows:
         for metric in self.metrics:
             alike.setdefault(names[metric], []).append(metric)
         tests = [f"{', '.join(metrics)}: {name}" for name, metrics in alike.items()]
-        return "; ".join([*tests, f"{'rows and groups' if self.weights else 'rows'} taken as independent"])
+        return "; ".join([*tests, f"{'rows' if self.groups is None else 'groups'} taken as independent"])
 
     def _read(self, result: RowResult) -> pd.DataFrame:
         columns = [*self._keys, "logit", *(["probability"] if "logloss_calibrated" in self.metrics else [])]

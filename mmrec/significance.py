@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
 
 ALPHA = 0.05  # level of the tests, and 1 - coverage of the intervals
 NORMAL = NormalDist().inv_cdf(1 - ALPHA / 2)  # half the width of an interval, in standard errors
@@ -106,20 +107,33 @@ def paired_bootstrap(
     return PairedTest(mean, low, high, np.minimum(1.0, 2 * np.minimum(below, above)))
 
 
-def paired_t_test(differences: Floats) -> PairedTest:
+def group_sums(values: Floats, groups: Ids, n_groups: int) -> Floats:
+    """``(n_groups, m)`` sums of the rows ``(n, m)`` of each group ``(n,)``."""
+    columns = [np.bincount(groups, weights=column, minlength=n_groups) for column in values.T]
+    return np.stack(columns, axis=1)
+
+
+def paired_t_test(differences: Floats, groups: Ids | None = None) -> PairedTest:
     """Test the mean of paired differences against 0 by its standard error (Student, 1908).
 
-    For very many rows: there the mean is normal whatever the differences are, and a bootstrap finds the same.
+    For very many rows: there the mean is normal whatever the differences are, and a bootstrap finds the same. With
+    groups the error is ``sqrt(G/(G-1) Σ_g (Σ_{i ∈ g} (d_i - d̄))²) / n`` (Liang and Zeger, 1986), with G - 1 degrees of
+    freedom.
 
     Args:
-        differences: ``(n, m)`` at least 2 rows, independent of each other.
+        differences: ``(n, m)`` at least 2 rows.
+        groups: ``(n,)`` numbers from 0 on, none left out; rows of one group may depend on each other. All rows are
+            independent if None.
     """
     from scipy.special import stdtr, stdtrit
 
-    n = len(differences)
-    mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    half = stdtrit(n - 1, 1 - ALPHA / 2) * error
-    return PairedTest(mean, mean - half, mean + half, 2 * stdtr(n - 1, -standardize(mean, error)))
+    n, mean = len(differences), differences.mean(axis=0)
+    own = np.arange(n) if groups is None else groups
+    count = int(own.max()) + 1
+    sums = group_sums(differences - mean, own, count)
+    error = np.sqrt(count / (count - 1) * (sums**2).sum(axis=0)) / n
+    half = stdtrit(count - 1, 1 - ALPHA / 2) * error
+    return PairedTest(mean, mean - half, mean + half, 2 * stdtr(count - 1, -standardize(mean, error)))
 
 
 def standardize(mean: Floats, error: Floats) -> Floats:

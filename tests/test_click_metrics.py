@@ -25,6 +25,7 @@ from mmrec.click_metrics import (
 )
 from mmrec.delong import auc_components, delong_covariance, delong_interval, delong_test
 from mmrec.errors import ConfigError, DataError
+from mmrec.significance import paired_t_test
 
 
 def world(seed: int, n: int = 400, users: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -237,6 +238,65 @@ def test_delong_against_all_pairs(seed: int) -> None:
     assert test.mean[0] == pytest.approx(auc(labels, first) - auc(labels, second))
     assert test.p[0] == pytest.approx(math.erfc(abs(test.mean[0]) / error / math.sqrt(2)))
     assert (test.high - test.low)[0] / 2 == pytest.approx(ndtri(0.975) * error)
+
+
+def test_rows_of_a_group_count_together() -> None:
+    """Obuchowski's formula by loops, and against resampled groups."""
+    labels, first, users = world(4, n=900, users=60)
+    second = first + 0.7 * np.random.default_rng(5).normal(size=900)
+    second += np.random.default_rng(6).normal(size=60)[users // 7]  # wrong about users as a whole
+    groups = np.unique(users, return_inverse=True)[1]
+    components = np.stack([auc_components(labels, first), auc_components(labels, second)], axis=1)
+    found = delong_covariance(labels, components, groups)
+
+    up, down = (components[labels == value].mean(axis=0) for value in (1, 0))
+    m, n = labels.sum(), (1 - labels).sum()
+    sums = np.array(
+        [
+            [(components[own & (labels == value)] - mean).sum(axis=0) for value, mean in ((1, up), (0, down))]
+            for own in (groups == g for g in range(60))
+        ]
+    )  # (groups, which label, model)
+    expected = np.zeros((2, 2))
+    for label, size in ((1, m), (0, n)):
+        there = len(np.unique(groups[labels == label]))
+        own = sums[:, 1 - label]
+        expected += there / (there - 1) * own.T @ own / size**2
+    cross = 60 / 59 * sums[:, 0].T @ sums[:, 1] / (m * n)
+    assert found == pytest.approx(expected + cross + cross.T)
+
+    generator, rows = np.random.default_rng(0), [np.flatnonzero(groups == g) for g in range(60)]
+    drawn = [np.concatenate([rows[g] for g in generator.integers(0, 60, 60)]) for _ in range(1500)]
+    resampled = np.cov(
+        [[auc(labels[d], scores[d]) for scores in (first, second)] for d in drawn], rowvar=False
+    )
+    assert np.sqrt(np.diag(found)) == pytest.approx(np.sqrt(np.diag(resampled)), rel=0.1)
+
+    alone = np.random.default_rng(7).permutation(900)
+    assert delong_covariance(labels, components, alone) == pytest.approx(
+        delong_covariance(labels, components)
+    )
+    with pytest.raises(DataError, match="of 2 groups"):
+        delong_covariance(labels, components, np.where(labels == 1, 0, groups))
+
+
+def test_groups_keep_chance_findings_rare() -> None:
+    """Two models err about whole users, each about others: neither is the better one."""
+    groups = np.repeat(np.arange(40), 20)
+    found, naive = 0, 0
+    for seed in range(300):
+        generator = np.random.default_rng(seed)
+        labels = (generator.random(800) < 0.4).astype(np.int8)
+        first, second = (
+            labels + generator.normal(size=800) + generator.normal(size=40)[groups] for _ in range(2)
+        )
+        differences = (auc_components(labels, first) - auc_components(labels, second))[:, None]
+        found += delong_test(labels, differences, groups).p[0] < 0.05
+        losses = (row_losses(labels, first) - row_losses(labels, second))[:, None]
+        naive += paired_t_test(losses).p[0] < 0.05
+        found += paired_t_test(losses, groups).p[0] < 0.05
+    assert 14 <= found <= 46  # 30 expected of 600
+    assert naive > 45  # 15 were promised
 
 
 def test_components_of_seeds_average_to_those_of_the_mean_auc() -> None:

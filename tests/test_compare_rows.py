@@ -109,13 +109,16 @@ def test_differences_against_each_test_by_itself(runs: list[Path], comparison: C
         return np.mean(every[2:5], axis=0) - np.mean(every[:2], axis=0)
 
     components = mean_difference(lambda logits: auc_components(labels, logits))
-    error = math.sqrt(delong_covariance(labels, components[:, None])[0, 0])
+    groups = np.unique(users, return_inverse=True)[1]
+    error = math.sqrt(delong_covariance(labels, components[:, None], groups)[0, 0])
     assert found["din"]["auc"].mean == pytest.approx(components[labels == 1].mean())
     assert found["din"]["auc"].p == pytest.approx(2 * stats.norm.sf(components[labels == 1].mean() / error))
 
     losses = mean_difference(lambda logits: row_losses(labels, logits))
     assert found["din"]["logloss"].mean == pytest.approx(losses.mean())
-    p = 2 * stats.t.sf(abs(losses.mean()) / stats.sem(losses), N - 1)
+    sums = pd.Series(losses - losses.mean()).groupby(users).sum()
+    error = math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / N
+    p = 2 * stats.t.sf(abs(losses.mean()) / error, len(sums) - 1)
     assert found["din"]["logloss"].p == pytest.approx(p)
 
     aucs = mean_difference(lambda logits: grouped_auc(labels, logits, users).aucs)
@@ -164,6 +167,7 @@ def test_legend_names_tests_rows_and_resolution(runs: list[Path], comparison: Co
     legend = comparison.to_markdown().split("\n\n")[1].splitlines()
     value, low, high = comparison.baseline_auc or (0, 0, 0)
     groups = grouped_auc(*(rows_of(runs[0])[name].to_numpy() for name in ("label", "logit", "group")))
+    rows = f"3,000 rows of {groups.n_groups} groups"
     counted = f"the {len(groups.groups)} of {groups.n_groups} groups with both labels, weighted by rows"
     assert legend[:2] == [
         "- Values: mean ± standard deviation over seeds 0, 1, 2; bold: best of the column.",
@@ -171,8 +175,8 @@ def test_legend_names_tests_rows_and_resolution(runs: list[Path], comparison: Co
     ]
     assert len(groups.groups) < groups.n_groups
     assert legend[2] == (
-        f"- ▲/▼: better/worse than fm; auc: DeLong's test over 3,000 rows; gauc: paired bootstrap over {counted}, "
-        "2,000 resamples; logloss: paired t-test over 3,000 rows; rows and groups taken as "
+        f"- ▲/▼: better/worse than fm; auc: DeLong's test over {rows}; gauc: paired bootstrap over {counted}, "
+        f"2,000 resamples; logloss: paired t-test over {rows}; groups taken as "
         "independent, Holm-corrected p < 0.05 (6 comparisons)."
     )
     assert legend[3] == (
@@ -246,6 +250,13 @@ def test_other_protocols_and_rows_are_refused(runs: list[Path], tmp_path: Path) 
     (run / "per_row.parquet").unlink()
     with pytest.raises(NotFittedError, match=r"no per_row\.parquet"):
         compare([runs[0], run])
+
+
+def test_one_group_is_no_sample(runs: list[Path], tmp_path: Path) -> None:
+    alone = make_run(tmp_path, "fm")
+    rows_of(alone).assign(group=1).to_parquet(alone / "per_row.parquet")
+    with pytest.raises(DataError, match="at least 2 groups"):
+        compare([alone], metrics=["logloss"])
 
 
 def test_too_few_resamples_for_the_bootstrap_alone(runs: list[Path]) -> None:
