@@ -189,6 +189,20 @@ class Dropout(nn.Dropout):
         return dropout(input, self.p, self.training)
 
 
+def transformer_block(dim: int, heads: int, inner: int, share: float) -> nn.TransformerEncoderLayer:
+    """``x <- LN(x + Attention(x)); x <- LN(x + W_2 ReLU(W_1 x))`` over ``(b, t, dim)``, with cheap masks of dropout.
+
+    Args:
+        dim: Width of the states.
+        heads: Attention heads, a divisor of ``dim``.
+        inner: Width inside the position-wise network.
+        share: Share of values left out in training, of attention weights, branches and inside.
+    """
+    block = nn.TransformerEncoderLayer(dim, heads, inner, share, batch_first=True)
+    block.dropout, block.dropout1, block.dropout2 = Dropout(share), Dropout(share), Dropout(share)
+    return block
+
+
 class MLP(nn.Sequential):
     """Layers ``dropout(act(norm(W x + b)))``; with ``outputs`` a last one ``W x + b``.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmrec.data.rows.table import RowBatch, RowData
 from mmrec.losses import click_loss
 from mmrec.models.ctr.inputs import History, RankerConfig, RowInputs
-from mmrec.nn import MLP, Dropout
+from mmrec.nn import MLP, Dropout, transformer_block
 from mmrec.ragged import take
 
 
@@ -48,8 +48,7 @@ class BehaviourEncoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(1 + length, width) * config.init_std)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, config.heads, 4 * width, config.dropout, batch_first=True)
-            for _ in range(config.blocks)
+            transformer_block(width, config.heads, 4 * width, config.dropout) for _ in range(config.blocks)
         )
 
     def forward(self, target: Tensor, items: Tensor, history: History) -> Tensor:

@@ -12,7 +12,7 @@ from mmrec.data.rows.table import RowBatch, RowData
 from mmrec.losses import click_loss
 from mmrec.models.ctr.crosses import CrossConfig, DeepCross, Kind
 from mmrec.models.ctr.inputs import History, RowInputs
-from mmrec.nn import MLP
+from mmrec.nn import MLP, transformer_block
 from mmrec.ragged import take
 
 
@@ -54,7 +54,7 @@ class TokenEncoder(nn.Module):
         super().__init__()
         self.max_length, self.latest = config.max_length, config.latest
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(2 * width, config.heads, 2 * width, config.dropout, batch_first=True)
+            transformer_block(2 * width, config.heads, 2 * width, config.dropout)
             for _ in range(config.blocks)
         )
 
