@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -357,10 +357,8 @@ def co_user_graph(train: Histories, n_items: int, k: int) -> SparseMatrix:
     return SparseMatrix.from_entries(rows, columns, weights / total[rows], (train.n_users, train.n_users))
 
 
-def modality_weights(modalities: Sequence[str], image_weight: float) -> dict[str, float]:
-    """The field's mixing rule: ``image_weight`` for the image graph, the rest shared by the other modalities.
-
-    A single modality gets weight 1.
+def check_modalities(modalities: Collection[str]) -> None:
+    """Refuse to make a model of content without any.
 
     Raises:
         FeatureError: No modality at all.
@@ -371,6 +369,17 @@ def modality_weights(modalities: Sequence[str], image_weight: float) -> dict[str
             "none in the config's features",
             "make some with mmrec encode and name them, for example --set features.text=text-minilm",
         )
+
+
+def modality_weights(modalities: Sequence[str], image_weight: float) -> dict[str, float]:
+    """The field's mixing rule: ``image_weight`` for the image graph, the rest shared by the other modalities.
+
+    A single modality gets weight 1.
+
+    Raises:
+        FeatureError: No modality at all.
+    """
+    check_modalities(modalities)
     others = [modality for modality in modalities if modality != "image"]
     if len(modalities) == 1:
         return {modalities[0]: 1.0}

@@ -82,7 +82,7 @@ class GUME(nn.Module):
         super().__init__()
         self.config = config
         self.n_users = data.n_users
-        graph.modality_weights(list(data.features), 0)  # raises where there are no features
+        graph.check_modalities(data.features)
         tables = dict(sorted(data.features.items()))
         content = torch.stack([content_nodes(data, table) for table in tables.values()])
         self.register_buffer("content", content, persistent=False)

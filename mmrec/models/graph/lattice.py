@@ -63,7 +63,7 @@ class LATTICE(nn.Module):
 
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
-        graph.modality_weights(list(data.features), 0)  # raises where there are no features
+        graph.check_modalities(data.features)
         self.config, self.n_users = config, data.n_users
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.modality_logits = nn.Parameter(torch.zeros(len(data.features)))

@@ -72,7 +72,7 @@ class LGMRec(nn.Module):
         super().__init__()
         self.config = config
         self.n_users = data.n_users
-        graph.modality_weights(list(data.features), 0)  # raises where there are no features
+        graph.check_modalities(data.features)
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         users, items = graph.edges(data.train)
         self.graph = graph.normalize_bipartite(users, items, data.n_users, data.n_items)

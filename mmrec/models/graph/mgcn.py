@@ -59,7 +59,7 @@ class MGCN(nn.Module):
 
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
-        graph.modality_weights(list(data.features), 0)  # raises where there are no features
+        graph.check_modalities(data.features)
         self.config = config
         self.n_users = data.n_users
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)

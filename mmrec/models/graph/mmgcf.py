@@ -60,7 +60,7 @@ class MMGCF(nn.Module):
         super().__init__()
         self.config = config
         self.n_users = data.n_users
-        graph.modality_weights(list(data.features), 0)  # raises where there are no features
+        graph.check_modalities(data.features)
         self.embeddings = embedding_tables(data.n_users, data.n_items, config.dim)
         self.projections = feature_projections(data, config.dim, bias=config.weighting == "normalized")
         if config.weighting == "alpha":
