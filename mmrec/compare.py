@@ -55,6 +55,7 @@ def compare(
     resamples: int = 10_000,
     seed: int = 0,
     cost: bool = False,
+    codes: bool = False,
 ) -> Comparison:
     """Compare evaluated run folders.
 
@@ -68,6 +69,7 @@ def compare(
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
         cost: Show time and memory of the training as well.
+        codes: Show the health of semantic IDs as well.
 
     Raises:
         NotFittedError: A run is not evaluated on this split.
@@ -77,7 +79,14 @@ def compare(
     """
     results = [read_result(run, split) for run in runs]
     return compare_results(
-        results, metrics=metrics, baseline=baseline, slices=slices, resamples=resamples, seed=seed, cost=cost
+        results,
+        metrics=metrics,
+        baseline=baseline,
+        slices=slices,
+        resamples=resamples,
+        seed=seed,
+        cost=cost,
+        codes=codes,
     )
 
 
@@ -90,6 +99,7 @@ def compare_results(
     resamples: int = 10_000,
     seed: int = 0,
     cost: bool = False,
+    codes: bool = False,
 ) -> Comparison:
     """Compare results in memory; see :func:`compare`."""
     if not results:
@@ -106,8 +116,10 @@ def compare_results(
     if over_rows:
         from mmrec.compare_rows import compare_rows
 
-        return compare_rows(over_rows, metrics, baseline, slices, resamples, generator, cost=cost)
-    return _compare_users(over_users, metrics, baseline, slices, resamples, generator, cost=cost)
+        return compare_rows(
+            over_rows, metrics, baseline, slices, resamples, generator, cost=cost, codes=codes
+        )
+    return _compare_users(over_users, metrics, baseline, slices, resamples, generator, cost=cost, codes=codes)
 
 
 def _compare_users(
@@ -119,6 +131,7 @@ def _compare_users(
     generator: np.random.Generator,
     *,
     cost: bool,
+    codes: bool,
 ) -> Comparison:
     per_user = [m for m in results[0].metrics if all(m in result.per_user.columns for result in results)]
     shown = known_metrics(results, metrics, DEFAULT_METRICS, per_user)
@@ -132,7 +145,7 @@ def _compare_users(
     return Comparison(
         tuple(rows), tuple(shown), tuple(slices), base.label, _test(rows, base, tested, resamples, generator),
         f"paired bootstrap over {n_users:,} users, {resamples:,} resamples", results[0].split, "users", n_users,
-        resamples, protocol, cost,
+        resamples, protocol, cost, codes,
     )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ def compare_rows(
     generator: np.random.Generator,
     *,
     cost: bool,
+    codes: bool,
 ) -> Comparison:
     """Compare evaluated runs of rankers; see :func:`mmrec.compare.compare`.
 
@@ -83,7 +84,7 @@ def compare_rows(
     differences = _test(same, reference, others, tested, resamples, generator)
     return Comparison(
         tuple(rows), tuple(shown), tuple(slices), base.label, differences, same.describe(resamples),
-        results[0].split, "rows", results[0].n_rows, resamples, protocol, cost, interval,
+        results[0].split, "rows", results[0].n_rows, resamples, protocol, cost, codes, interval,
     )  # fmt: skip
 
 

@@ -76,6 +76,13 @@ class Row(Generic[R]):
         values = [result.cost[key] for result in self.results if result.cost.get(key) is not None]
         return float(np.mean(values)) if values else None
 
+    @property
+    def codes(self) -> dict[str, Mapping[str, float]]:
+        """Health of the semantic IDs by source, of the first run that has recorded it."""
+        found = [result.codes for result in self.results if result.codes]
+        entries = found[0] if found else {}
+        return {name: entry["health"] for name, entry in sorted(entries.items()) if "health" in entry}
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -94,6 +101,7 @@ class Comparison:
         resamples: Number of bootstrap resamples.
         protocol: Common protocol of the evaluations, nested keys joined by dots.
         cost: Whether the tables show time and memory of the training.
+        codes: Whether they show the health of semantic IDs.
         baseline_auc: AUC of a baseline that ranks rows, and its 95 % interval ``(value, low, high)``.
     """
 
@@ -109,6 +117,7 @@ class Comparison:
     resamples: int
     protocol: Mapping[str, Any]
     cost: bool = False
+    codes: bool = False
     baseline_auc: tuple[float, float, float] | None = None
 
     def to_markdown(self) -> str:

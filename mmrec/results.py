@@ -34,6 +34,7 @@ class Result:
         config: Resolved experiment config; runs that differ in the seed alone form one row.
         split: ``test`` or ``valid``.
         cost: ``epoch_seconds`` and ``peak_bytes`` of the training.
+        codes: By source ``name``, ``hash`` and ``health`` of the semantic IDs.
     """
 
     label: str
@@ -46,6 +47,7 @@ class Result:
     config: Mapping[str, Any] = field(default_factory=dict)
     split: str = "test"
     cost: Mapping[str, float] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ class RowResult:
         config: Resolved experiment config; runs that differ in the seed alone form one row.
         split: ``test`` or ``valid``.
         cost: ``epoch_seconds`` and ``peak_bytes`` of the training.
+        codes: By source ``name``, ``hash`` and ``health`` of the semantic IDs.
     """
 
     label: str
@@ -77,6 +80,7 @@ class RowResult:
     config: Mapping[str, Any] = field(default_factory=dict)
     split: str = "test"
     cost: Mapping[str, float] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def table(self, columns: Sequence[str]) -> pd.DataFrame:
         """Columns of its rows; read anew, since the rows of many runs do not fit into memory together.
@@ -123,10 +127,17 @@ def read_result(run: str | Path, split: str = "test") -> Result | RowResult:
             "restore the file or train again",
         ) from None
     manifest = folder / "manifest.json"  # results of other programs may come without
-    cost = read_json(manifest).get("cost", {}) if manifest.is_file() else {}
+    made = read_json(manifest) if manifest.is_file() else {}
     metrics, rest = (
         document["metrics"],
-        (document.get("slices", {}), document.get("protocol", {}), config, split, cost),
+        (
+            document.get("slices", {}),
+            document.get("protocol", {}),
+            config,
+            split,
+            made.get("cost", {}),
+            made.get("codes", {}),
+        ),
     )
     if name == "per_row":
         return RowResult(label, seed, str(run), metrics, file, document["n_rows"], *rest)

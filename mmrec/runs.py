@@ -387,7 +387,7 @@ def create_run(
         "dataset": {"name": dataset.name, "path": str(dataset.path.resolve()), "hash": dataset.hash},
         "split": {"name": split.name, "hash": split.hash, "protocol": split.manifest["protocol"]},
         "features": _tables(data.features),
-        **({"codes": _tables(data.codes)} if data.codes else {}),
+        **({"codes": _codes(data.codes)} if data.codes else {}),
         "environment": environment(),
         "test_opened": [],
     }
@@ -397,6 +397,15 @@ def create_run(
 
 def _tables(tables: Mapping[str, FeatureTable] | Mapping[str, CodeTable]) -> dict[str, dict[str, str]]:
     return {source: {"name": table.name, "hash": table.hash} for source, table in tables.items()}
+
+
+def _codes(tables: Mapping[str, CodeTable]) -> dict[str, dict[str, Any]]:
+    """Also how healthy they are, which a comparison of generators shows."""
+    entries: dict[str, dict[str, Any]] = {source: dict(entry) for source, entry in _tables(tables).items()}
+    for source, table in tables.items():
+        if (health := table.health) is not None:
+            entries[source]["health"] = health
+    return entries
 
 
 def _is_free(path: Path, config: ExperimentConfig) -> bool:

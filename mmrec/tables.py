@@ -110,6 +110,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
                 "runs": runs,
                 "metrics": metrics,
                 "slices": slices,
+                "codes": row.codes,
                 "cost": {key: row.cost(key) for key in ("epoch_seconds", "peak_bytes")},
             }
         )
@@ -150,6 +151,12 @@ def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
             "s/epoch: median seconds of a training epoch without validation (of the whole fit where there are no "
             "epochs); GiB: most memory of the training process; means over seeds."
         )
+    if comparison.codes:
+        lines.append(
+            "codes in use: the least share of a level's codes; perplexity: how many codes it would be if all were used "
+            "alike, mean of the levels; same codes: items with the codes of another one, before they were told apart; "
+            "neighbours: share of an item's nearest that are so by what codes stand for."
+        )
     if comparison.slices:
         lines.append(
             f"Slices: n is the number of {comparison.unit} that a slice concerns; differences are not tested."
@@ -175,12 +182,31 @@ def main_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], lis
         for row in comparison.rows
     ]
     names = ["model", "seeds", *comparison.metrics]
-    if not comparison.cost:
-        return names, lines
-    for row, line in zip(comparison.rows, lines, strict=True):
-        seconds, peak = row.cost("epoch_seconds"), row.cost("peak_bytes")
-        line += ["–" if seconds is None else f"{seconds:.2f}", "–" if peak is None else f"{peak / 2**30:.2f}"]
-    return [*names, "s/epoch", "GiB"], lines
+    if comparison.cost:
+        names += ["s/epoch", "GiB"]
+        for row, line in zip(comparison.rows, lines, strict=True):
+            seconds, peak = row.cost("epoch_seconds"), row.cost("peak_bytes")
+            line += [
+                "–" if seconds is None else f"{seconds:.2f}",
+                "–" if peak is None else f"{peak / 2**30:.2f}",
+            ]
+    if comparison.codes:
+        names += ["codes in use", "perplexity", "same codes", "neighbours"]
+        for row, line in zip(comparison.rows, lines, strict=True):
+            line += _health(row)
+    return names, lines
+
+
+def _health(row: Row[Any]) -> list[str]:
+    """One cell for each of the columns; sources of codes in alphabetical order."""
+    found = list(row.codes.values())
+    cells = [
+        [f"{one['in_use']:.0%}" for one in found],
+        [f"{one['perplexity']:.0f} of {one['size']:.0f}" for one in found],
+        [f"{one['colliding']:.1%}" for one in found],
+        [f"{one['neighbourhood']:.1%}" for one in found],
+    ]
+    return [", ".join(cell) or "–" for cell in cells]
 
 
 def slice_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], list[list[str]]]:

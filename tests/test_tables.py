@@ -146,6 +146,27 @@ def test_plain_text_shows_slices_below() -> None:
     assert "items: cold" not in plain(comparison(slices=()))
 
 
+def test_health_of_codes_is_shown_when_asked_for() -> None:
+    text = {"in_use": 0.991, "perplexity": 226.6, "size": 256, "colliding": 0.1977, "neighbourhood": 0.498}
+    codes = {"text": {"name": "t", "hash": "h", "health": text}}
+    behaviour = {**text, "colliding": 0.5}
+    results = [
+        replace(make_result("tiger", 0, 0.08), codes=codes),
+        replace(make_result("mscgrec", 0, 0.08), codes={**codes, "behaviour": {"health": behaviour}}),
+        make_result("sasrec", 0, 0.09),
+        replace(make_result("old", 0, 0.05), codes={"text": {"name": "t", "hash": "h"}}),
+    ]
+    shown = compare_results(results, metrics=["recall@10"], resamples=200, codes=True)
+    lines = shown.to_markdown().splitlines()
+    assert lines[0].endswith("| recall@10 | codes in use | perplexity | same codes | neighbours |")
+    assert lines[2].endswith("| 99% | 227 of 256 | 19.8% | 49.8% |")
+    assert lines[3].endswith("| 99%, 99% | 227 of 256, 227 of 256 | 50.0%, 19.8% | 49.8%, 49.8% |")
+    assert lines[4].endswith("| – | – | – | – |")
+    assert lines[5].endswith("| – | – | – | – |")
+    assert "the least share of a level's codes" in shown.to_markdown()
+    assert shown.to_document()["rows"][0]["codes"] == {"text": text}
+
+
 def test_cost_is_shown_when_asked_for() -> None:
     results = [
         replace(make_result("bpr", 0, 0.08), cost={"epoch_seconds": 1.0, "peak_bytes": 2**30}),

@@ -249,6 +249,7 @@ def compare(
     cost: Annotated[
         bool, typer.Option("--cost", help="Show time and memory of the training as well.")
     ] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Show the health of semantic IDs as well.")] = False,
     format: Annotated[
         Literal["markdown", "plain", "csv", "latex"], typer.Option(help="Of the table.")
     ] = "markdown",
@@ -266,6 +267,7 @@ def compare(
         slices=slice_name or [],
         resamples=resamples,
         cost=cost,
+        codes=codes,
     )
     texts = {"markdown": markdown, "plain": plain, "csv": csv_lines, "latex": latex}
     show(comparison.to_document(), texts[format](comparison), as_json=as_json)

@@ -73,6 +73,26 @@ class CodeTable:
             return None
         return _read_array(self.folder, f"{name}.npy", self.manifest)
 
+    @property
+    def health(self) -> dict[str, Any] | None:
+        """What of the health report (:mod:`mmrec.codes.health`) tells tables apart; None of a table in memory.
+
+        ``{"in_use", "perplexity", "size", "colliding", "neighbourhood"}``: the least share of a level's codes in use,
+        mean perplexity and size of the levels, share of items with the codes of another one before that was resolved, and
+        of the nearest items kept.
+        """
+        if self.folder is None or not (self.folder / "health.json").is_file():
+            return None
+        report = read_json(self.folder / "health.json")
+        levels = report["levels"]
+        return {
+            "in_use": min(level["usage"] for level in levels),
+            "perplexity": sum(level["perplexity"] for level in levels) / len(levels),
+            "size": sum(level["size"] for level in levels) / len(levels),
+            "colliding": report["colliding"],
+            "neighbourhood": report["neighbourhood"],
+        }
+
     @classmethod
     def open(cls, folder: Path, *, n_items: int) -> CodeTable:
         """Open a folder of codes.

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmrec.codes.health import read_health
 from mmrec.codes.table import CodeTable
 from mmrec.codes.tokenize import tokenize
+from mmrec.compare import compare
 from mmrec.data.dataset import Dataset
 from mmrec.errors import DataError
 from mmrec.runs import Run
@@ -52,6 +54,11 @@ def test_trains_and_is_evaluated(
     train(config, run=tmp_path / "run", show_progress=False)
     valid = json.loads((tmp_path / "run" / "valid.json").read_text())
     assert 0 < valid["metrics"]["recall@10"] <= 1
+    (row,) = compare([tmp_path / "run"], split="valid", codes=True).rows
+    for source, name in codes.items():
+        health = read_health(shop.path / "codes" / name)
+        assert row.codes[source]["in_use"] == min(level.usage for level in health.levels)
+        assert row.codes[source]["colliding"] == health.colliding
     opened = Run(tmp_path / "run")
     rebuilt = opened.model(opened.training_data(shop, opened.split(shop)))
     if model == "mscgrec":  # the tokeniser has said which items lack a picture
