@@ -12,10 +12,11 @@ from urllib.parse import quote
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import mmrec
-from mmrec.errors import ConfigError, MMRecError
+from mmrec.errors import ConfigError, MMRecError, did_you_mean
 from mmrec.serve import answers
 from mmrec.serve.errors import NotFoundError
 from mmrec.serve.guard import Guard, error_response
@@ -28,6 +29,11 @@ _KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
+}
+_BODIES: dict[str, type[BaseModel]] = {
+    "/recommend": RecommendRequest,
+    "/similar": SimilarRequest,
+    "/score": ScoreRequest,
 }
 Name = Annotated[str, Path(min_length=1, max_length=1000)]
 
@@ -168,6 +174,11 @@ async def _say_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first: Mapping[str, Any] = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
+    if first["type"] == "extra_forbidden":
+        fields = list(_BODIES[request.url.path].model_fields)
+        return error_response(
+            ConfigError("fields that the request has", repr(place)[:100], did_you_mean(place[:100], fields))
+        )
     found = repr(first.get("input"))[:100]
     known = "see /openapi.json for what is known"
     return error_response(ConfigError(f"{place!r}: {first['msg']}"[:300], found, known))

@@ -113,6 +113,21 @@ def test_bodies_that_cannot_be(client: TestClient, body: Any, status: int, reaso
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [
+        ("/recommend", {"user": "user-0003", "wher": "price < 5"}, "did you mean 'where'?"),
+        ("/similar", {"item": "item-0003", "colour": 1}, "choose one of: "),
+        ("/score", {"items": ["item-0003"], "usr": "user-0003"}, "did you mean 'user'?"),
+    ],
+)
+def test_an_unknown_field_is_named_as_found(client: TestClient, path: str, body: Any, hint: str) -> None:
+    error = client.post(path, json=body).json()["error"]
+    assert error["expected"] == "fields that the request has"
+    assert error["found"] == repr(list(body)[-1])
+    assert hint in error["do"]
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", ""),
