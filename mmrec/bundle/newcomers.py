@@ -122,6 +122,11 @@ class Newcomers:
         return np.asarray(np.bincount(self._data.train.items, minlength=n)[:n] > 0)
 
     @cached_property
+    def _model(self) -> Any:
+        """What extends itself to new items: a service asks for one after the other."""
+        return rebuild(self.bundle.config, self._data, self.bundle.read(CHECKPOINT), CHECKPOINT)
+
+    @cached_property
     def _tokenisers(self) -> dict[str, tuple[Tokeniser, Made]]:
         """By source of the codes; a source without one makes the bundle one that cannot take new items."""
         sources = list(self._data.codes)
@@ -307,9 +312,8 @@ class Newcomers:
         bundle = self.bundle
         new = {self.tables[name]: table for name, table in features.items()}
         if self.method == "model":
-            model = rebuild(bundle.config, self._data, bundle.read(CHECKPOINT), CHECKPOINT)
             with torch.no_grad():
-                extended: Tensor = model.extend(new)
+                extended: Tensor = self._model.extend(new)
             return np.ascontiguousarray(extended.float().cpu().numpy())
         vectors = bundle.item_vectors[: bundle.manifest.trained_items]
         return mix_neighbours(new, self._data.features, vectors, self._usable)
