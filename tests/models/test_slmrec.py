@@ -76,7 +76,7 @@ class Twin:
 
     def scores(self) -> Tensor:
         users, items = self.fused(self.content())
-        return unit(users) @ unit(items).T
+        return users @ items.T
 
     def terms(self, batch: PairBatch) -> dict[str, Tensor]:
         terms = {"softmax": self.main(batch)}
@@ -85,7 +85,8 @@ class Twin:
         return terms
 
     def main(self, batch: PairBatch) -> Tensor:
-        scores, total = self.scores() / 0.4, 0.0
+        users, items = self.fused(self.content())
+        scores, total = unit(users) @ unit(items).T / 0.4, 0.0
         pairs = list(zip(batch.users.tolist(), batch.positives.tolist(), strict=True))
         for user, item in pairs:
             others = [scores[user, j].exp() for _, j in pairs if j != item]

@@ -43,8 +43,9 @@ class SLMRec(nn.Module):
     """Channels id and each modality m: ``H_c = mean_{l=0..L} Â^l [P; X_c]``, fused ``e = W [H_c]_c + b``.
 
     P is one user table for all channels; ``X_id`` is an item table, ``X_m = W_m x_i / |x_i| + b_m``. Users and items
-    have a W each, ``s(u, i) = cos(e_u, e_i)``. Main loss: InfoNCE of users and their positives with the batch's other
-    positives as negatives. To it is added ``task_weight`` times one task, or the sum of all:
+    have a W each, ``s(u, i) = e_u·e_i``. Main loss: InfoNCE of the cosines of users and their positives with the batch's
+    other positives as negatives. Popular items are negatives more often, which lowers their cosines; the lengths of the
+    vectors, which only the scores have, make up for it. To it is added ``task_weight`` times one task, or the sum of all:
 
     - fac: a chain of ever coarser spaces, one per modality m: ``c_m = A_m c_{m-1}`` (``c_0`` the id channel) is
       contrasted with ``B_m h_m``, over the batch's items that have m.
@@ -55,9 +56,9 @@ class SLMRec(nn.Module):
     A modality that an item lacks, and the id of an item without training interactions, are 0 in ``X_c``.
 
     Source: Tao, Liu, Xia, Wang, Yang, Huang, Chua, "Self-supervised Learning for Multimedia Recommendation", IEEE
-    TMM 2022. A reconstruction: from memory of the paper, not checked against it or any code, are the main loss, the
-    order and the linear maps of the chain (here modalities by name), cosines as scores, dropping entries
-    after W_m and not before, and the default weights.
+    TMM 2022. A reconstruction: main loss and scores are the published code's; the order and the linear maps of the chain
+    (here modalities by name), its cosines (published: inner products), dropping entries after W_m and not behind each
+    layer, and the default weights are not.
     """
 
     config_type: ClassVar = Config
@@ -137,8 +138,6 @@ class SLMRec(nn.Module):
         return content * kept / (1 - self.config.dropout)
 
     def vectors(self) -> Vectors:
-        """Tables ``(n, dim)``; items have length 1, and the length of a user's vector does not change the order."""
+        """Tables ``(n, dim)``."""
         users, items = self._encode(self._content())
-        return Vectors.from_tables(
-            F.normalize(self.user_map(users), dim=1), F.normalize(self.item_map(items), dim=1)
-        )
+        return Vectors.from_tables(self.user_map(users), self.item_map(items))
