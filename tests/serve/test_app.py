@@ -115,9 +115,9 @@ def test_bodies_that_cannot_be(client: TestClient, body: Any, status: int, reaso
 @pytest.mark.parametrize(
     ("path", "body", "hint"),
     [
-        ("/recommend", {"user": "user-0003", "wher": "price < 5"}, "did you mean 'where'?"),
+        ("/recommend", {"user": "user-0003", "where_": "price < 5"}, "did you mean 'where'?"),
         ("/similar", {"item": "item-0003", "colour": 1}, "choose one of: "),
-        ("/score", {"items": ["item-0003"], "usr": "user-0003"}, "did you mean 'user'?"),
+        ("/score", {"items": ["item-0003"], "users": "user-0003"}, "did you mean 'user'?"),
     ],
 )
 def test_an_unknown_field_is_named_as_found(client: TestClient, path: str, body: Any, hint: str) -> None:
