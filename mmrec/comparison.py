@@ -71,10 +71,20 @@ class Row(Generic[R]):
         ]
         return [float(source[metric]) for source in sources if source.get(metric) is not None]
 
-    def cost(self, key: str) -> float | None:
-        """Mean over the runs of an entry of their training's cost; None where no run has recorded it."""
-        values = [result.cost[key] for result in self.results if result.cost.get(key) is not None]
-        return float(np.mean(values)) if values else None
+    @property
+    def cost(self) -> dict[str, float | None]:
+        """``epoch_seconds`` of the quickest run and ``peak_bytes`` of the largest; None where no run has recorded it.
+
+        Whatever else a machine does only adds to the time of a run: the quickest one is the least disturbed.
+        """
+        recorded = {
+            key: [float(result.cost[key]) for result in self.results if result.cost.get(key) is not None]
+            for key in ("epoch_seconds", "peak_bytes")
+        }
+        return {
+            "epoch_seconds": min(recorded["epoch_seconds"], default=None),
+            "peak_bytes": max(recorded["peak_bytes"], default=None),
+        }
 
     @property
     def codes(self) -> dict[str, Mapping[str, float]]:

@@ -111,7 +111,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
                 "metrics": metrics,
                 "slices": slices,
                 "codes": row.codes,
-                "cost": {key: row.cost(key) for key in ("epoch_seconds", "peak_bytes")},
+                "cost": row.cost,
             }
         )
     interval = comparison.baseline_auc
@@ -149,7 +149,7 @@ def legend(comparison: Comparison, *, best: str = "bold") -> list[str]:
     if comparison.cost:
         lines.append(
             "s/epoch: median seconds of a training epoch without validation (of the whole fit where there are no "
-            "epochs); GiB: most memory of the training process; means over seeds."
+            "epochs), of the quickest seed; GiB: most memory of a training process."
         )
     if comparison.codes:
         lines.append(
@@ -185,7 +185,7 @@ def main_table(comparison: Comparison, bold: str = "{}") -> tuple[list[str], lis
     if comparison.cost:
         names += ["s/epoch", "GiB"]
         for row, line in zip(comparison.rows, lines, strict=True):
-            seconds, peak = row.cost("epoch_seconds"), row.cost("peak_bytes")
+            seconds, peak = row.cost["epoch_seconds"], row.cost["peak_bytes"]
             line += [
                 "–" if seconds is None else f"{seconds:.2f}",
                 "–" if peak is None else f"{peak / 2**30:.2f}",
