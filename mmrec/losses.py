@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrec.ragged import find_distinct
+
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
     """Bayesian personalised ranking: ``mean softplus(-(s_pos - s_neg))`` over score pairs ``(b,)``.
@@ -42,7 +44,7 @@ class _LogPartition(torch.autograd.Function):
         context: torch.autograd.function.FunctionCtx,
         anchors: Tensor,
         candidates: Tensor,
-        excluded: Tensor | None,
+        excluded: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         wanted = context.needs_input_grad[:2]  # type: ignore[attr-defined]
         of_anchors = torch.empty_like(anchors) if wanted[0] else None
@@ -53,8 +55,9 @@ class _LogPartition(torch.autograd.Function):
             rows = slice(start, start + step)
             weights = anchors[rows] @ candidates.T
             if excluded is not None:
-                hidden = excluded if len(excluded) == 1 else excluded[rows]
-                weights[:, : excluded.shape[1]].masked_fill_(hidden, -torch.inf)
+                ends = torch.searchsorted(excluded[0], excluded[0].new_tensor([start, start + step])).tolist()
+                left, out = (part[slice(*ends)] for part in excluded)
+                weights[left - start, out] = -torch.inf
             largest = weights.amax(1, keepdim=True)
             sums = weights.sub_(largest).exp_().sum(1, keepdim=True)
             total += (sums.log() + largest).sum()
@@ -77,7 +80,9 @@ class _LogPartition(torch.autograd.Function):
         )
 
 
-def log_partition(anchors: Tensor, candidates: Tensor, excluded: Tensor | None = None) -> Tensor:
+def log_partition(
+    anchors: Tensor, candidates: Tensor, excluded: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """``Σ_i log Σ_j exp(a_i·c_j)`` over rows ``(b, d)`` and ``(n, d)``, without overflow, in blocks of rows.
 
     Several times faster than cross-entropy of logits, which passes about ten times over a matrix ``(b, n)``.
@@ -85,7 +90,8 @@ def log_partition(anchors: Tensor, candidates: Tensor, excluded: Tensor | None =
     Args:
         anchors: ``(b, d)``.
         candidates: ``(n, d)``.
-        excluded: ``(b, m)`` or ``(1, m)``, ``m <= n``: True leaves candidate j out; no row may lack all.
+        excluded: Pairs that are left out: anchors ``(p,)``, ascending, and a candidate ``(p,)`` of each; no anchor may
+            lack all candidates.
     """
     exact = torch.promote_types(torch.promote_types(anchors.dtype, candidates.dtype), torch.float32)
     with torch.autocast(anchors.device.type, enabled=False):
@@ -128,10 +134,7 @@ def info_nce(
     """
     anchors, targets = F.normalize(anchors, dim=1), F.normalize(targets, dim=1)
     anchors = anchors / temperature  # not the logits, of which there are many more
-    same = None
-    if ids is not None:
-        same = ids[:, None] == ids[None, :]
-        same.fill_diagonal_(False)
+    same = None if ids is None else find_distinct(ids)[1].pairs()
     candidates = targets if negatives is None else torch.cat([targets, F.normalize(negatives, dim=1)])
     return (log_partition(anchors, candidates, same) - (anchors * targets).sum()) / len(anchors)
 

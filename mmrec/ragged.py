@@ -54,6 +54,15 @@ class Groups:
         """``(count, d)`` sums over groups of values ``(m, d)``; zero for a group without members. No gradient."""
         return F.embedding_bag(self.order, values, self.starts, mode="sum")
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Any two members of a group, either way round: one of them ``(p,)``, ascending, and the other ``(p,)``."""
+        sizes = self.sizes[self.index]
+        one = torch.repeat_interleave(sizes)
+        number = torch.arange(len(one), device=one.device) - (sizes.cumsum(0) - sizes)[one]
+        other = self.order[self.starts[self.index[one]] + number]
+        apart = one != other
+        return one[apart], other[apart]
+
 
 class _Take(torch.autograd.Function):
     @staticmethod

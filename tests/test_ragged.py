@@ -26,8 +26,17 @@ def test_distinct_ids() -> None:
     assert groups.starts.tolist() == [0, 1, 3, 6]
 
 
+def test_pairs_of_a_group() -> None:
+    ids = IDS.tolist()
+    expected = [(a, b) for a in range(7) for b in range(7) if a != b and ids[a] == ids[b]]
+    one, other = find_distinct(IDS)[1].pairs()
+    assert (one.diff() >= 0).all()
+    assert sorted(zip(one.tolist(), other.tolist(), strict=True)) == expected
+
+
 def test_nothing_at_all() -> None:
     distinct, groups = find_distinct(IDS[:0])
+    assert [len(part) for part in groups.pairs()] == [0, 0]
     assert len(distinct) == len(groups.take(random(0, 2))) == 0
     links = Links.of(PADDED[1:2], PADDED[1:2] > 0, 5)
     vectors = random(5, 3)

@@ -182,7 +182,8 @@ def contrast_all(
     """Sum over ``ids (b,)`` of InfoNCE of rows of the tables ``(n, d)`` against all rows with content."""
     ids = ids[content[ids]]
     own, targets = F.normalize(gather(anchors, ids), dim=1) / temperature, F.normalize(targets, dim=1)
-    return losses.log_partition(own, targets, ~content[None]) - (own * gather(targets, ids)).sum()
+    candidates = gather(targets, content.nonzero().flatten())
+    return losses.log_partition(own, candidates) - (own * gather(targets, ids)).sum()
 
 
 def contrast_batch(
