@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
 from typing import ClassVar
 
 import numpy as np
@@ -15,9 +15,9 @@ from mmrec.errors import ConfigError
 from mmrec.models.baseline.item_weights import ItemWeights
 from mmrec.models.contracts import ModelConfig
 
-BLOCK_ENTRIES = 2**22  # of the products of candidates that are held at once: 32 MiB
-TOLERANCE = 1e-5  # largest change of a weight in the last sweep
-SWEEPS = 2000
+TOLERANCE = 1e-8  # duality gap at which a column is solved, in shares of the squared length of its likes
+SWEEPS = 10_000
+LEAST_L1 = 1e-6  # scikit-learn's duality gap is none without it; the weights are moved by less than that
 
 
 class Config(ModelConfig):
@@ -30,11 +30,9 @@ class Config(ModelConfig):
 class SLIM(ItemWeights):
     """``s(u) = x_u W`` with ``W = argmin ½ |X - X W|² + l2/2 |W|² + l1 Σ W``, ``W >= 0``, ``diag W = 0``.
 
-    Each column is an elastic net, solved by coordinate descent: ``w_i <- max(0, g_ij - Σ_{l≠i} g_il w_l - l1) /
-    (g_ii + l2)`` with ``G = X^T X``. Because G and W are not negative, only items with ``g_ij > l1`` can ever get a
-    weight: the others are left out from the start, exactly, and no matrix of n_items² is built. Columns with about as
-    many candidates are solved together. The cost is the sum of the squared numbers of candidates, so a catalogue
-    where nearly all pairs of items occur together is slow.
+    Each column is an elastic net, solved by scikit-learn's coordinate descent. With ``G = X^T X`` only items with
+    ``g_ij > l1`` can ever get a weight in column j, because G and W are not negative: the others are left out from the
+    start, exactly, and no matrix of n_items² is built.
 
     Source: Ning and Karypis, "SLIM: Sparse Linear Methods for Top-N Recommender Systems", ICDM 2011.
     """
@@ -49,100 +47,60 @@ class SLIM(ItemWeights):
         self.config = config
 
     def fit(self, data: TrainingData) -> None:
-        """Solve for W, a block of columns at a time.
+        """Solve for W, column by column.
 
         Raises:
             ConfigError: The weights do not settle.
         """
-        likes = data.train.matrix(data.n_items).astype(np.float64)
-        gram = (likes.T @ likes).tocsr()
-        candidates = _candidates(gram, self.config.l1)
-        solved = [np.zeros(len(items)) for items in candidates]
-        for block in _blocks(np.array([len(items) for items in candidates])):
-            weights = solve(*_problems(gram, candidates, block), self.config.l1, self.config.l2)
-            for column, row in zip(block, weights, strict=True):
-                solved[column] = row[: len(candidates[column])]
-        ends = np.cumsum([0, *(len(items) for items in candidates)])
+        likes = _likes(data)
+        candidates = _candidates((likes.T @ likes).tocoo(), self.config.l1)
+        solved = [self._solve(likes, item, own) for item, own in enumerate(candidates)]
+        ends = np.cumsum([0, *(len(own) for own in candidates)])
         entries = (np.concatenate(solved), np.concatenate(candidates), ends)
-        weights_by_column = sparse.csc_array(entries, shape=gram.shape)
-        weights_by_column.eliminate_zeros()
-        self.keep(weights_by_column.tocsr())
+        weights = sparse.csc_array(entries, shape=(data.n_items, data.n_items))
+        weights.eliminate_zeros()
+        self.keep(weights.tocsr())
+
+    def _solve(self, likes: sparse.csc_array, item: int, candidates: Ids) -> np.ndarray:
+        """Weights ``(c,)`` of the candidates of a column ``(c,)``."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import ElasticNet
+
+        if not len(candidates):
+            return np.zeros(0)
+        l1 = max(self.config.l1, LEAST_L1)
+        penalty = l1 + self.config.l2
+        net = ElasticNet(
+            penalty / likes.shape[0],  # scikit-learn's squared error is a mean over users
+            l1_ratio=l1 / penalty,
+            fit_intercept=False,
+            positive=True,
+            tol=TOLERANCE,
+            max_iter=SWEEPS,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            try:
+                net.fit(likes[:, candidates], likes[:, [item]].toarray()[:, 0])
+            except ConvergenceWarning:
+                raise ConfigError(
+                    "weights that settle", f"changes after {SWEEPS:,} sweeps", "raise params.l2"
+                ) from None
+        return np.asarray(net.coef_)
 
 
-def _candidates(gram: sparse.csr_array, l1: float) -> list[Ids]:
+def _likes(data: TrainingData) -> sparse.csc_array:
+    """X ``(n_users, n_items)``; scikit-learn reads no wider indices than 32 bits."""
+    likes = data.train.matrix(data.n_items).astype(np.float64).tocsc()
+    return sparse.csc_array(
+        (likes.data, likes.indices.astype(np.int32), likes.indptr.astype(np.int32)), shape=likes.shape
+    )
+
+
+def _candidates(gram: sparse.coo_array, l1: float) -> list[Ids]:
     """Per column the items that occur with it more than ``l1`` times."""
-    pairs = gram.tocoo()
-    row, column = pairs.coords
-    possible = (pairs.data > l1) & (row != column)
+    row, column = gram.coords
+    possible = (gram.data > l1) & (row != column)
     order = np.argsort(column[possible], kind="stable")
     ends = np.cumsum(np.bincount(column[possible], minlength=gram.shape[0]))
-    return np.split(row[possible][order].astype(np.int64), ends[:-1])
-
-
-def _blocks(sizes: np.ndarray) -> Iterator[Ids]:
-    """Columns with candidates, those with about as many together, within the memory of a block."""
-    order = np.argsort(-sizes, kind="stable")
-    order = order[sizes[order] > 0]
-    start = 0
-    while start < len(order):
-        together = max(1, BLOCK_ENTRIES // int(sizes[order[start]]) ** 2)
-        yield order[start : start + together]
-        start += together
-
-
-def _problems(gram: sparse.csr_array, candidates: list[Ids], block: Ids) -> tuple[np.ndarray, np.ndarray]:
-    """Products ``(c, b, c)`` of the candidates of each column and their products ``(b, c)`` with the column.
-
-    Columns with fewer candidates than the largest are filled up with ones on the diagonal and zero targets.
-    """
-    size = max(len(candidates[column]) for column in block)
-    products = np.zeros((size, len(block), size))
-    targets = np.zeros((len(block), size))
-    products[np.arange(size), :, np.arange(size)] = 1.0
-    for place, column in enumerate(block):
-        own = candidates[column]
-        rows = gram[own]
-        products[: len(own), place, : len(own)] = rows[:, own].toarray()
-        targets[place, : len(own)] = rows[:, [column]].toarray()[:, 0]
-    return products, targets
-
-
-def solve(products: np.ndarray, targets: np.ndarray, l1: float, l2: float) -> np.ndarray:
-    """Minimise ``½ w^T G w - t·w + l2/2 |w|² + l1 Σ w`` over ``w >= 0``, for b problems at once.
-
-    Between two sweeps over all coordinates only those with a weight are swept, which is where the time goes.
-
-    Args:
-        products: G as ``(c, b, c)``: row i of every problem, then problem, then column.
-        targets: t ``(b, c)``.
-        l1: At least 0.
-        l2: Above 0.
-
-    Returns:
-        Weights ``(b, c)``.
-
-    Raises:
-        ConfigError: The weights still change after many sweeps.
-    """
-    size = len(products)
-    weights, residuals = np.zeros_like(targets), targets.copy()
-    everything: Sequence[int] = range(size)
-    coordinates = everything
-    for _ in range(SWEEPS):
-        largest = 0.0
-        for i in coordinates:
-            own = products[i, :, i]
-            new = np.maximum(residuals[:, i] + own * weights[:, i] - l1, 0) / (own + l2)
-            step = new - weights[:, i]
-            change = np.abs(step).max()
-            if change > 0:
-                residuals -= step[:, None] * products[i]
-                weights[:, i] = new
-                largest = max(largest, change)
-        if largest >= TOLERANCE:
-            coordinates = np.flatnonzero(weights.any(axis=0)).tolist()
-        elif coordinates is everything:
-            return weights
-        else:
-            coordinates = everything
-    raise ConfigError("weights that settle", f"changes after {SWEEPS:,} sweeps", "raise params.l2")
+    return np.split(row[possible][order].astype(np.int32), ends[:-1])
