@@ -34,6 +34,15 @@ def squared_penalty(*rows: Tensor) -> Tensor:
 
 
 BLOCK_BYTES = 64 * 2**20  # of one block of a matrix of logits
+CACHED_BYTES = (
+    4 * 2**20
+)  # the same on the CPU, where a block is passed over five times and should stay in the cache
+
+
+def _block_rows(like: Tensor, columns: int) -> int:
+    """How many rows of a matrix with as many columns, of the type and on the device of a tensor, are made at a time."""
+    size = BLOCK_BYTES if like.is_cuda else CACHED_BYTES
+    return max(1, size // (like.element_size() * max(columns, 1)))
 
 
 class _LogPartition(torch.autograd.Function):
@@ -50,7 +59,7 @@ class _LogPartition(torch.autograd.Function):
         of_anchors = torch.empty_like(anchors) if wanted[0] else None
         of_candidates = torch.zeros_like(candidates) if wanted[1] else None
         total = anchors.new_zeros(())
-        step = max(1, BLOCK_BYTES // (anchors.element_size() * max(len(candidates), 1)))
+        step = _block_rows(anchors, len(candidates))
         for start in range(0, len(anchors), step):
             rows = slice(start, start + step)
             weights = anchors[rows] @ candidates.T
@@ -149,29 +158,44 @@ def alignment(users: Tensor, items: Tensor) -> Tensor:
 
 
 class _LogPotential(torch.autograd.Function):
-    """``log sum_{a≠b} c_a c_b exp(4 (x_a·x_b - s_ab))`` with one matrix ``(b, b)`` and one product either way."""
+    """``log sum_{a≠b} c_a c_b exp(4 (x_a·x_b - s_ab))``; gradients are made with the value, half of the pairs are looked at.
+
+    Only a gradient of the similarity keeps a matrix ``(b, b)``.
+    """
 
     @staticmethod
     def forward(
         context: torch.autograd.function.FunctionCtx, rows: Tensor, similarity: Tensor, counts: Tensor
     ) -> Tensor:
-        doubled = 2 * rows
-        # exponents lie within [-8, 4], safe to exponentiate as they are
-        potential = torch.addmm(similarity, doubled, doubled.T, beta=-4).exp_().fill_diagonal_(0)
-        total = counts @ (potential @ counts)
-        context.save_for_backward(rows, counts, potential, total)
+        b, doubled, weighted = len(rows), 2 * rows, counts[:, None] * rows
+        similarity = similarity.expand(b, b)
+        wanted = context.needs_input_grad[1]  # type: ignore[attr-defined]
+        potentials = rows.new_empty(b, b) if wanted else None
+        total, pull = rows.new_zeros(()), torch.zeros_like(rows)
+        step = _block_rows(rows, b)
+        for start in range(0, b, step):
+            end = min(start + step, b)
+            own, later = slice(start, end), slice(start, None)
+            # exponents lie within [-8, 4], safe to exponentiate as they are
+            block = torch.addmm(similarity[own, later], doubled[own], doubled[later].T, beta=-4).exp_()
+            inside, beyond = block[:, : end - start], block[:, end - start :]
+            inside.fill_diagonal_(0)
+            pull[own].addmm_(block, weighted[later])
+            pull[end:].addmm_(beyond.T, weighted[own])
+            total += counts[own] @ (inside @ counts[own] + 2 * (beyond @ counts[end:]))
+            if potentials is not None:
+                potentials[own, later], potentials[later, own] = block, block.T
+        context.save_for_backward(counts, pull, total, potentials)  # type: ignore[arg-type]
         return total.log()
 
     @staticmethod
     def backward(
         context: torch.autograd.function.FunctionCtx, *gradients: Tensor
     ) -> tuple[Tensor, Tensor | None, None]:
-        rows, counts, potential, total = context.saved_tensors  # type: ignore[attr-defined]
+        counts, pull, total, potentials = context.saved_tensors  # type: ignore[attr-defined]
         scale = 4 * gradients[0] / total
-        of_similarity = None
-        if context.needs_input_grad[1]:  # type: ignore[attr-defined]
-            of_similarity = -scale * counts[:, None] * potential * counts
-        return 2 * scale * counts[:, None] * (potential @ (counts[:, None] * rows)), of_similarity, None
+        of_similarity = None if potentials is None else -scale * counts[:, None] * potentials * counts
+        return 2 * scale * counts[:, None] * pull, of_similarity, None
 
 
 def uniformity(rows: Tensor, similarity: Tensor | None = None, counts: Tensor | None = None) -> Tensor:

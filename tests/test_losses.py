@@ -130,10 +130,13 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True)
 
 
+in_blocks = pytest.mark.parametrize("block", [2**26, 150])  # of bytes: one block, or of two rows each
+
+
 class TestLogPartition:
-    @pytest.mark.parametrize("block", [2**26, 150])  # of bytes: one block, blocks of two rows
+    @in_blocks
     def test_equals_its_formula_with_its_gradients(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(losses, "BLOCK_BYTES", block)
+        monkeypatch.setattr(losses, "CACHED_BYTES", block)
         excluded = torch.zeros(6, 4, dtype=torch.bool)
         excluded[0, 1] = excluded[3, :3] = excluded[5] = True  # of nine candidates
         for mask in (None, excluded, excluded & False):
@@ -237,7 +240,11 @@ class TestAlignmentAndUniformity:
         expected = (unit(users) - unit(items)).pow(2).sum(1).mean()
         assert_close(alignment(users, 3 * items), expected, 1e-12)
 
-    def test_uniformity_equals_the_sum_over_pairs_with_its_gradient(self) -> None:
+    @in_blocks
+    def test_uniformity_equals_the_sum_over_pairs_with_its_gradient(
+        self, block: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(losses, "CACHED_BYTES", block)
         fast, slow = rows(8).requires_grad_(), rows(8).requires_grad_()
         expected = (-2 * torch.pdist(unit(slow)).pow(2)).exp().mean().log()
         loss = uniformity(fast)
@@ -247,7 +254,11 @@ class TestAlignmentAndUniformity:
         assert fast.grad is not None and slow.grad is not None
         assert_close(fast.grad, slow.grad, 1e-10)
 
-    def test_calibrated_uniformity_equals_the_sum_over_pairs_with_its_gradients(self) -> None:
+    @in_blocks
+    def test_calibrated_uniformity_equals_the_sum_over_pairs_with_its_gradients(
+        self, block: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(losses, "CACHED_BYTES", block)
         similarity = torch.rand(8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         one, two = (((similarity + similarity.T) / 2).requires_grad_() for _ in range(2))
         fast, slow = rows(8).requires_grad_(), rows(8).requires_grad_()

@@ -130,8 +130,8 @@ def anchor_loss(anchors: Tensor, views: Tensor, present: Tensor, temperature: fl
         return views.sum() * 0  # keeps the gradients defined
     anchors, views, present = anchors[has_content], views[has_content], present[has_content]
     anchors, views = F.normalize(anchors, dim=1), F.normalize(views, dim=2)
-    own = (anchors.unsqueeze(1) * views).sum(2) / temperature  # (b, n_modalities)
-    every = anchors @ views[present].T / temperature  # (b, all views there are)
+    anchors = anchors / temperature
+    own = (anchors.unsqueeze(1) * views).sum(2)  # (b, n_modalities)
     gains = own.masked_fill(~present, -torch.inf).logsumexp(1)
-    loss: Tensor = (every.logsumexp(1) - gains).mean()
+    loss: Tensor = (losses.log_partition(anchors, views[present]) - gains.sum()) / len(anchors)
     return loss
