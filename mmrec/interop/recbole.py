@@ -421,7 +421,13 @@ def _find(name: str) -> Any:
             f"{name}: {reason}",
             "choose another one, such as recbole:LightGCN, recbole:SASRec or recbole:DeepFM",
         )
-    with _numpy_names():
+    # SINE's file has every backward pass of the process searched for NaN, which takes many times as long
+    with (
+        _numpy_names(),
+        torch.autograd.set_detect_anomaly(
+            torch.is_anomaly_enabled(), check_nan=torch.is_anomaly_check_nan_enabled()
+        ),
+    ):
         return getattr(importlib.import_module(names[name]), name)
 
 

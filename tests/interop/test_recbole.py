@@ -415,6 +415,15 @@ def test_nothing_of_recbole_is_imported_unasked(forks: Forks) -> None:
     assert json.loads(ended.stdout) == [[]], ended.stderr
 
 
+def test_importing_its_models_does_not_make_every_backward_pass_look_for_nan(forks: Forks) -> None:
+    code = (
+        "import sys, torch, mmrec.registry as r; r.model_class('recbole:SASRec'); "
+        "assert 'recbole.model.sequential_recommender.sine' in sys.modules; assert not torch.is_anomaly_enabled()"
+    )
+    ended = forks.run("tests.import_orders:main", code)
+    assert json.loads(ended.stdout) == [[]], ended.stderr
+
+
 # --- Through the training command
 
 
