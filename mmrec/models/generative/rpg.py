@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmrec.attention import CausalEncoder, last_states, trim_padding
 from mmrec.data.batches import HistoryBatch, last_items
 from mmrec.data.dataset import TrainingData
+from mmrec.losses import softmax_cross_entropy
 from mmrec.models.contracts import ModelConfig, Users
 from mmrec.nn import gather
 
@@ -59,6 +60,7 @@ class RPG(nn.Module):
     modalities: ClassVar = "none"
     codes: ClassVar = "one"
     cold_items: ClassVar = True
+    offsets: Tensor
     places: Tensor
 
     def __init__(self, config: Config, data: TrainingData) -> None:
@@ -68,6 +70,7 @@ class RPG(nn.Module):
         (table,) = data.codes.values()
         self.sizes = table.sizes
         offsets = torch.tensor([0, *table.sizes]).cumsum(0)[:-1]
+        self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer(
             "places", torch.from_numpy(table.codes) + offsets
         )  # saved: weights are of these codes
@@ -87,26 +90,33 @@ class RPG(nn.Module):
         states: Tensor = self.encoder(rows * self.config.dim**0.5, items)
         return states
 
-    def _log_probabilities(self, states: Tensor) -> list[Tensor]:
-        """For each code ``(b, size)`` from states ``(b, dim)``."""
+    def _queries_and_keys(self, states: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each code queries ``(b, dim)`` from states ``(b, dim)`` and keys ``(size, dim)``: its logits are their products."""
         heads = F.silu(self.heads(states)).view(len(states), len(self.sizes), -1)
-        queries = F.normalize(states[:, None] + self.out(heads), dim=2)
+        queries = F.normalize(states[:, None] + self.out(heads), dim=2) / self.config.temperature
         keys = torch.split(F.normalize(self.embedding, dim=1), list(self.sizes))
-        return [
-            F.log_softmax((queries[:, code] @ own.T).float() / self.config.temperature, dim=1)
-            for code, own in enumerate(keys)
-        ]
+        return list(zip(queries.unbind(1), keys, strict=True))
+
+    def _log_probabilities(self, states: Tensor) -> Tensor:
+        """``(b, sum of sizes)`` from states ``(b, dim)``."""
+        logits = ((queries @ keys.T).float() for queries, keys in self._queries_and_keys(states))
+        return torch.cat([own.log_softmax(1) for own in logits], 1)
 
     def loss(self, batch: HistoryBatch) -> dict[str, Tensor]:
         """Mean cross-entropy over codes and next items."""
         inside = batch.targets >= 0
-        found = torch.cat(self._log_probabilities(self._encode(batch.items)[inside]), 1)
-        return {"ce": -found.gather(1, self.places[batch.targets[inside]]).mean()}
+        codes = (self.places[batch.targets[inside]] - self.offsets).unbind(1)
+        parts = self._queries_and_keys(self._encode(batch.items)[inside])
+        losses = [
+            softmax_cross_entropy(queries, keys, own)
+            for (queries, keys), own in zip(parts, codes, strict=True)
+        ]
+        return {"ce": torch.stack(losses).mean()}
 
     def scores(self, users: Users) -> Tensor:
         """``(b, n_items)``; -inf where the search through the graph did not come."""
         items = trim_padding(last_items(users.histories, self.max_length)[0]).to(self.places.device)
-        found = torch.cat(self._log_probabilities(last_states(self._encode(items), items)), 1)
+        found = self._log_probabilities(last_states(self._encode(items), items))
         if self.config.search == "graph":
             return self._walk(found)
         scores = found.new_zeros(len(found), len(self.places))
