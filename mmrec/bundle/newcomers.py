@@ -124,6 +124,8 @@ class Newcomers:
     @cached_property
     def _model(self) -> Any:
         """What extends itself to new items: a service asks for one after the other."""
+        if self.bundle.kind != "vectors":
+            return self.bundle.model
         return rebuild(self.bundle.config, self._data, self.bundle.read(CHECKPOINT), CHECKPOINT)
 
     @cached_property
@@ -299,14 +301,14 @@ class Newcomers:
                 f"nothing to encode in row {empty[0] + 1:,}",
                 "fill it in",
             )
-        m = len(next(iter(features.values())).present)
-        if self.bundle.kind == "vectors":
+        if self.bundle.kind == "vectors" or hasattr(self._model, "extend"):
             return self.place(features)
+        m = len(next(iter(features.values())).present)
         rows = np.arange(m) + self.bundle.manifest.counts.items
         return np.asarray(self.grow(rows, features)[0].vectors().items.detach()[rows])
 
     def place(self, features: Mapping[str, FeatureTable]) -> Floats:
-        """Vectors ``(m, d)`` of new items beside two tables of vectors."""
+        """Vectors ``(m, d)`` of new items beside two tables of vectors, or by a model that extends itself."""
         import torch
 
         bundle = self.bundle

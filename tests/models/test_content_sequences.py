@@ -31,7 +31,7 @@ def test_adaptor_is_a_mixture_of_shifted_maps() -> None:
     with torch.no_grad():
         for parameter in adaptor.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    shares = adaptor.shares()
+    shares = adaptor.shares(adaptor.features)
     assert_close(shares.sum(1), torch.ones(N_ITEMS), 1e-6)
     for item in range(N_ITEMS):
         parts = [
@@ -42,7 +42,7 @@ def test_adaptor_is_a_mixture_of_shifted_maps() -> None:
         expected = sum(shares[item, k] * parts[k] @ adaptor.map[k] for k in range(3))
         assert_close(adaptor()[item], torch.zeros(6) if item == 2 else expected, 1e-4)
     adaptor.train()
-    assert not torch.equal(adaptor.shares(), adaptor.shares())  # noise
+    assert not torch.equal(adaptor.shares(adaptor.features), adaptor.shares(adaptor.features))  # noise
 
 
 class TestUniSRec:

@@ -36,9 +36,7 @@ class Adaptor(nn.Module):
     def __init__(self, features: Mapping[str, FeatureTable], dim: int, experts: int) -> None:
         super().__init__()
         modality_weights(list(features), 0)  # raises where there are no features
-        tables = [table for _, table in sorted(features.items())]
-        rows = torch.cat([F.normalize(table.tensor(), dim=1) for table in tables], 1)
-        present = torch.from_numpy(np.any([table.present for table in tables], axis=0))
+        rows, present = _side_by_side(features)
         self.register_buffer("features", rows, persistent=False)
         self.register_buffer("present", present, persistent=False)
         width = rows.shape[1]
@@ -46,19 +44,32 @@ class Adaptor(nn.Module):
         self.map = nn.Parameter(torch.randn(experts, width, dim) * 0.02)
         self.gate, self.noise = (nn.Parameter(torch.zeros(width, experts)) for _ in range(2))
 
-    def shares(self) -> Tensor:
-        """``(n_items, experts)``, each row summing to 1."""
-        logits = self.features @ self.gate
+    def shares(self, rows: Tensor) -> Tensor:
+        """``(n, experts)`` for rows ``(n, width)``, each summing to 1."""
+        logits = rows @ self.gate
         if self.training:
-            logits = logits + torch.randn_like(logits) * F.softplus(self.features @ self.noise)
+            logits = logits + torch.randn_like(logits) * F.softplus(rows @ self.noise)
         return logits.softmax(1)
 
     def forward(self) -> Tensor:
         """``(n_items, dim)``."""
+        return self._adapt(self.features, self.present)
+
+    def extend(self, features: Mapping[str, FeatureTable]) -> Tensor:
+        """``(m, dim)`` of new items, given as the same tables."""
+        rows, present = _side_by_side(features)
+        return self._adapt(rows.to(self.features), present.to(self.present.device))
+
+    def _adapt(self, rows: Tensor, present: Tensor) -> Tensor:
         experts, width, dim = self.map.shape
-        mapped = (self.features @ self.map.transpose(0, 1).reshape(width, experts * dim)).view(
-            -1, experts, dim
-        )
+        mapped = (rows @ self.map.transpose(0, 1).reshape(width, experts * dim)).view(-1, experts, dim)
         mapped = mapped - torch.einsum("kw,kwd->kd", self.shift, self.map)
-        mixed: Tensor = (self.shares()[:, :, None] * mapped).sum(1)
-        return mixed * self.present[:, None]
+        mixed: Tensor = (self.shares(rows)[:, :, None] * mapped).sum(1)
+        return mixed * present[:, None]
+
+
+def _side_by_side(features: Mapping[str, FeatureTable]) -> tuple[Tensor, Tensor]:
+    """The modalities' rows, each at length 1, joined to ``(n, width)``, and ``(n,)`` which items have any."""
+    tables = [table for _, table in sorted(features.items())]
+    rows = torch.cat([F.normalize(table.tensor(), dim=1) for table in tables], 1)
+    return rows, torch.from_numpy(np.any([table.present for table in tables], axis=0))

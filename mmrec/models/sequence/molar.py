@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from mmrec import losses
 from mmrec.attention import CausalEncoder, item_rows, last_states
 from mmrec.data.batches import HistoryBatch
 from mmrec.data.dataset import TrainingData
+from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import Vectors
 from mmrec.models.sequence.adaptor import Adaptor
 from mmrec.models.sequence.next_item import NextItemLoss, SequenceConfig, batch_kind, sequence_vectors
@@ -104,6 +106,10 @@ class Molar(nn.Module):
         content, temperature = last_states(states, batch.items), self.alignment["t"]
         both = losses.info_nce(content, own, temperature) + losses.info_nce(own, content, temperature)
         return terms | {"align": self.alignment["weight"] * both / 2}
+
+    def extend(self, features: Mapping[str, FeatureTable]) -> Tensor:
+        """Vectors ``(m, dim)`` of new items."""
+        return F.normalize(self.adaptor.extend(features), dim=1)
 
     def vectors(self) -> Vectors:
         """Content vectors ``(n_items, dim)`` of length 1, and the content tower's states after the last item."""
