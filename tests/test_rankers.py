@@ -207,6 +207,9 @@ class TestSecondStage:
             "--split",
             "test",
         ]
+        refused = mmrec(*arguments, "--plot")
+        assert refused.code == 2
+        assert "draw the ranker's clicks alone" in refused.err
         document = mmrec(*arguments, "--json").document
         assert document["gain"]["recall@10"]["low"] > 0
         assert Run(first.path).manifest["test_opened"][0]["ranker"] == str(ranker.path)

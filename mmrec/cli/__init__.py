@@ -14,7 +14,7 @@ from mmrec.cli.codes import tokenize
 from mmrec.cli.common import Json, MovedData, Override, RunPath, accuracy, named, show
 from mmrec.cli.data import data_app, encode
 from mmrec.cli.serving import export, items_app, serve
-from mmrec.errors import MMRecError
+from mmrec.errors import ConfigError, MMRecError
 
 app = typer.Typer(
     name="mmrec",
@@ -159,6 +159,12 @@ def evaluate(
     if rerank is not None:
         from mmrec.rerank import evaluate_reranked
 
+        if plot:
+            raise ConfigError(
+                "--rerank or --plot",
+                "both",
+                f"draw the ranker's clicks alone: mmrec evaluate {rerank} --plot",
+            )
         document = evaluate_reranked(run, rerank, split, candidates=candidates, data=data, mask=mask)
         lines = [f"{split}  {document['n_users']:,} users, {candidates} candidates"]
         for name, gain in document["gain"].items():
