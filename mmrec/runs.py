@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 BEST = "checkpoint/best.safetensors"
 LAST = "checkpoint/last.safetensors"
+METRICS = "metrics.jsonl"
 _MANIFEST = ("format", "status", "config_hash", "dataset", "split", "features", "test_opened")
 
 
@@ -448,25 +449,32 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def read_epochs(run: Path) -> list[dict[str, Any]]:
+    """Entries of a run's ``metrics.jsonl``, one for each epoch; none for a model without epochs.
+
+    A line that a crash has torn is none.
+    """
+    file = run / METRICS
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
 @contextmanager
-def log_metrics(path: Path, first_epoch: int) -> Iterator[Any]:
-    """Append lines to ``metrics.jsonl``; lines of epochs that will be run again are dropped first."""
-    kept = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # torn by a crash
-                break
-            if entry["epoch"] < first_epoch:
-                kept.append(line + "\n")
-    write_text(path, "".join(kept))
+def log_epochs(run: Path, first_epoch: int) -> Iterator[Any]:
+    """Append entries to a run's ``metrics.jsonl``; those of epochs that will be run again are dropped first."""
+    path = run / METRICS
+    kept = [entry for entry in read_epochs(run) if entry["epoch"] < first_epoch]
+    write_text(path, "".join(_line(entry) for entry in kept))
     with path.open("ab", buffering=0) as file:
 
         def write(entry: dict[str, Any]) -> None:
-            line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+            line = _line(entry).encode()
             with disk_errors(path):
                 while line:
                     line = line[file.write(line) :]
 
         yield write
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False) + "\n"

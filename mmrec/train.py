@@ -44,8 +44,9 @@ from mmrec.runs import (
     create_run,
     default_run_path,
     load_tensors,
-    log_metrics,
+    log_epochs,
     open_split,
+    read_epochs,
     restore,
     save_tensors,
     training_data,
@@ -186,7 +187,7 @@ class _Training:
             self.batches = make_batches(self.model, data, self.settings.batch_size)
         self.state = _State()
         self.sums: Tensor | None = None
-        self.epoch_seconds: list[float] = []
+        self.fit_seconds: list[float] = []
         self.interrupted = False
         self.saved = time.monotonic()
 
@@ -198,7 +199,7 @@ class _Training:
         if self.model.batches is None:
             started = time.monotonic()
             self.model.fit(self.data)
-            self.epoch_seconds = [time.monotonic() - started]
+            self.fit_seconds = [time.monotonic() - started]
             self.state.best_epoch = 0
             save_tensors(self.run.path / BEST, self.model.state_dict(), {"epoch": 0})
         else:
@@ -211,12 +212,15 @@ class _Training:
             checkpoint_sha256=sha256_file(self.run.path / BEST),
         )
 
-    def _cost(self) -> dict[str, float]:
-        """Median time of the epochs of this process (of the fit of a closed form), without validation; memory."""
+    def _cost(self) -> dict[str, float | None]:
+        """Median time of the epochs that were not interrupted (of the fit of a closed form), without validation; memory."""
         before = self.run.manifest.get("cost", {})
-        seconds = statistics.median(self.epoch_seconds) if self.epoch_seconds else before.get("epoch_seconds")
-        peak = max(peak_memory(), before.get("peak_bytes", 0))
-        cost = {"epoch_seconds": seconds, "peak_bytes": peak}
+        seconds = [entry.get("train_seconds") for entry in read_epochs(self.run.path)]
+        whole = self.fit_seconds or [second for second in seconds if second is not None]
+        cost: dict[str, float | None] = {
+            "epoch_seconds": statistics.median(whole) if whole else None,
+            "peak_bytes": max(peak_memory(), before.get("peak_bytes", 0)),
+        }
         if self.device.type == "cuda":
             cost["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
         return cost
@@ -229,15 +233,21 @@ class _Training:
         title = f"train {self.run.config.model}"
         with (
             Progress(title, total, done=self.state.epoch, unit="epochs", show=self.show) as progress,
-            log_metrics(self.run.path / "metrics.jsonl", self.state.epoch) as log,
+            log_epochs(self.run.path, self.state.epoch) as log,
         ):
             while self.state.epoch < total and self.state.stale < self.settings.patience:
-                started = time.monotonic()
+                started, whole = time.monotonic(), self.state.step == 0
                 losses = self._epoch()
-                self.epoch_seconds.append(time.monotonic() - started)
+                train_seconds = round(time.monotonic() - started, 6) if whole else None
                 value = self._validate()
                 seconds = round(time.monotonic() - started, 3)
-                entry = {"epoch": self.state.epoch, "loss": losses, "valid": value, "seconds": seconds}
+                entry = {
+                    "epoch": self.state.epoch,
+                    "loss": losses,
+                    "valid": value,
+                    "train_seconds": train_seconds,
+                    "seconds": seconds,
+                }
                 self._judge(value)
                 log(entry)
                 if self.watcher is not None and value is not None:

@@ -22,7 +22,7 @@ from mmrec.config import TrainConfig
 from mmrec.data.dataset import Dataset
 from mmrec.data.split_files import write_split
 from mmrec.errors import ConfigError, DataError, DiskError, NotFittedError
-from mmrec.runs import BEST, LAST, Run, load_tensors, log_metrics
+from mmrec.runs import BEST, LAST, Run, load_tensors, log_epochs
 from mmrec.train import learning_rate, train
 from tests.forks import Forks
 from tests.small_shop import config_of, copy_shop, seal_test, write_config
@@ -44,7 +44,7 @@ def results_of(folder: Path) -> dict[str, Any]:
     """Everything of a run that has to be the same each time."""
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for epoch in epochs:
-        del epoch["seconds"]
+        del epoch["seconds"], epoch["train_seconds"]
     valid = json.loads((folder / "valid.json").read_text())
     return {
         "best": (folder / BEST).read_bytes(),
@@ -386,7 +386,7 @@ def test_each_epoch_is_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"epoch": epoch, "valid": 0.5}) for epoch in range(4)]
     path.write_text("\n".join(lines) + '\n{"epoch": 4, "val')
-    with log_metrics(path, 3) as log:
+    with log_epochs(tmp_path, 3) as log:
         log({"epoch": 3, "valid": 0.7})
     epochs = [json.loads(line) for line in path.read_text().splitlines()]
     assert epochs == [{"epoch": epoch, "valid": 0.5} for epoch in range(3)] + [{"epoch": 3, "valid": 0.7}]
@@ -553,3 +553,17 @@ def test_what_training_cost_is_in_the_manifest(small_shop: Dataset, model: str, 
     cost = run.manifest["cost"]
     assert 0 < cost["epoch_seconds"] < 60
     assert 2**26 < cost["peak_bytes"] < 2**40
+
+
+def test_an_epoch_that_was_interrupted_is_no_measure_of_cost(
+    small_shop: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = config_of(small_shop, epochs=3, checkpoint_seconds=0)  # three steps per epoch
+    with monkeypatch.context() as patched:
+        crash_after(patched, 7)
+        with pytest.raises(Crash):
+            run_training(document, tmp_path / "run")
+    run = run_training(document, tmp_path / "run", resume=True)
+    first, second, resumed = (epoch["train_seconds"] for epoch in metrics_of(run))
+    assert resumed is None
+    assert run.manifest["cost"]["epoch_seconds"] == pytest.approx((first + second) / 2)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mmrec.report.markup import Html, element, join
 
@@ -48,14 +45,6 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """Entries of ``metrics.jsonl`` of a run folder, one per epoch; empty where the model has none."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def draw_chart(

@@ -21,11 +21,11 @@ from mmrec.data.dataset import Dataset
 from mmrec.encode.pictures import open_picture, quiet_decoding
 from mmrec.files import read_json, write_text
 from mmrec.registry import model_class
-from mmrec.report.curves import Curve, dash_sample, draw_chart, read_log
+from mmrec.report.curves import Curve, dash_sample, draw_chart
 from mmrec.report.markup import Html, element, join
 from mmrec.report.style import STYLE
 from mmrec.report.users import ItemView, UserView
-from mmrec.runs import Run
+from mmrec.runs import Run, read_epochs
 
 THUMBNAIL = 96  # pixels; about 4 KiB each as JPEG
 
@@ -175,7 +175,7 @@ def _runs_table(runs: Sequence[tuple[str, Run]]) -> Html:
     ]
     lines = []
     for label, run in runs:
-        log = read_log(run.path)
+        log = read_epochs(run.path)
         best = _best_value(run)
         lines.append(
             [
@@ -194,7 +194,7 @@ def _runs_table(runs: Sequence[tuple[str, Run]]) -> Html:
 
 def _best_value(run: Run) -> float | None:
     """The monitored metric of the kept epoch."""
-    values = [entry["valid"] for entry in read_log(run.path) if entry["valid"] is not None]
+    values = [entry["valid"] for entry in read_epochs(run.path) if entry["valid"] is not None]
     if values:
         return float(max(values))
     file = run.path / "valid.json"
@@ -208,7 +208,7 @@ def _best_value(run: Run) -> float | None:
 def _curves_section(runs: Sequence[tuple[str, Run]]) -> Html:
     labels = list(dict.fromkeys(label for label, _ in runs))
     seeds = sorted({run.config.train.seed for _, run in runs})
-    logs = [(label, run, read_log(run.path)) for label, run in runs]
+    logs = [(label, run, read_epochs(run.path)) for label, run in runs]
     if not any(log for _, _, log in logs):
         return element(
             "section", element("h2", "Learning curves"), element("p", "No model was trained in epochs.")

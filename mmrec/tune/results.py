@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mmrec
 from mmrec.config import ExperimentConfig, load_config
 from mmrec.files import write_text
+from mmrec.runs import read_epochs
 from mmrec.tables import plain_table
 from mmrec.tune.folder import SearchFolder
 
@@ -205,7 +206,7 @@ def collect(folder: SearchFolder, trials: Sequence[FrozenTrial]) -> Search:
 
 
 def _collect_trial(folder: SearchFolder, trial: FrozenTrial) -> Trial:
-    epochs, values = epochs_of(folder.trial(trial.number)), trial.intermediate_values
+    epochs, values = read_epochs(folder.trial(trial.number)), trial.intermediate_values
     best_epoch = max(sorted(values), key=lambda epoch: values[epoch], default=None)
     value = None if best_epoch is None else values[best_epoch]
     marks = [OWN_NOTE] if OWN in trial.user_attrs else []
@@ -221,13 +222,6 @@ def _collect_trial(folder: SearchFolder, trial: FrozenTrial) -> Trial:
         note="; ".join(marks),
         run=str(folder.trial(trial.number)),
     )
-
-
-def epochs_of(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's ``metrics.jsonl``; none for a model without epochs."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.is_file() else []
-    return [json.loads(line) for line in lines]
 
 
 def shown(value: Any, digits: int | None = None) -> str:

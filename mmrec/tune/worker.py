@@ -21,7 +21,7 @@ from mmrec.data.rows.dataset import RowDataset
 from mmrec.errors import ConfigError, MMRecError, NotFittedError
 from mmrec.files import read_json
 from mmrec.progress import note
-from mmrec.runs import Run
+from mmrec.runs import Run, read_epochs
 from mmrec.train import train
 from mmrec.tune.folder import SearchFolder
 from mmrec.tune.journal import draw, enqueue, grid, open_study, sampler
@@ -32,7 +32,6 @@ from mmrec.tune.results import (
     VALUES,
     Search,
     collect,
-    epochs_of,
     shown,
     tried,
     with_values,
@@ -234,7 +233,7 @@ def _find(values: dict[str, Any], trials: list[FrozenTrial]) -> FrozenTrial | No
 
 def _best_value(run: Run) -> float:
     """Best validation value of a finished run; a model without epochs has one."""
-    values = [epoch["valid"] for epoch in epochs_of(run.path) if epoch["valid"] is not None]
+    values = [epoch["valid"] for epoch in read_epochs(run.path) if epoch["valid"] is not None]
     if values:
         return float(max(values))
     return float(read_json(run.path / "valid.json")["metrics"][run.config.train.monitor])
