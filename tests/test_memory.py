@@ -38,8 +38,10 @@ def test_memory_that_was_freed_is_used_again_without_page_faults(forks: Forks) -
     default, kept = (
         int(forks.run("tests.test_memory:print_faults", how).stdout) for how in ("default", "kept")
     )
-    assert kept < 2000  # a page is 4 KiB: 500 MB are written in each round
-    assert kept < default / 10
+    assert default > 100_000  # a page is 4 KiB: 500 MB are written in each round
+    # Up to 2.38 glibc does not always find a freed block again for an aligned one of the same size: a tensor in twelve
+    # may be paid for.
+    assert kept < default / 8
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
