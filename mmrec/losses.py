@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrec.encode.spherical import unit
 from mmrec.ragged import find_distinct
 
 
@@ -154,7 +155,7 @@ def alignment(users: Tensor, items: Tensor) -> Tensor:
     Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
     the Hypersphere", ICML 2020.
     """
-    return (F.normalize(users, dim=1) - F.normalize(items, dim=1)).pow(2).sum(1).mean()
+    return (unit(users) - unit(items)).pow(2).sum(1).mean()
 
 
 class _LogPotential(torch.autograd.Function):
@@ -215,7 +216,7 @@ def uniformity(rows: Tensor, similarity: Tensor | None = None, counts: Tensor | 
     if len(rows) < 2:
         return rows.sum() * 0
     wide = torch.promote_types(rows.dtype, torch.float32)  # also where the model computes in bfloat16
-    rows = F.normalize(rows.to(wide), dim=1)
+    rows = unit(rows.to(wide))
     counts = rows.new_ones(len(rows)) if counts is None else counts.to(rows.dtype)
     similarity = rows.new_ones(1, 1) if similarity is None else similarity.to(rows.dtype)
     with torch.autocast(rows.device.type, enabled=False):

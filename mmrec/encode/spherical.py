@@ -1,4 +1,4 @@
-"""Interpolation between unit vectors along great circles: the sphere's counterpart of a weighted mean."""
+"""Vectors of length 1, and interpolation between them along great circles: the sphere's counterpart of a weighted mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TINY_LENGTH = 1e-12  # as F.normalize has it
 TINY_SINE = 1e-4  # below it two directions count as equal or opposite: sin / sin would be rounding noise
+
+
+class _Unit(torch.autograd.Function):
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, vectors: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        scale = lengths.clamp_min_(TINY_LENGTH).reciprocal_()
+        result: Tensor = vectors * scale
+        context.save_for_backward(result, scale)
+        return result
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        result, scale = context.saved_tensors  # type: ignore[attr-defined]
+        along = torch.linalg.vecdot(gradients[0], result).unsqueeze(-1)
+        return torch.addcmul(gradients[0], result, along, value=-1).mul_(scale)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors ``(…, d)`` scaled to length 1; zeros stay zeros.
+
+    :func:`torch.nn.functional.normalize`, whose backward pass takes twice the time: this one is ``(g - y (g·y)) / |x|``.
+    """
+    result: Tensor = _Unit.apply(vectors)  # type: ignore[no-untyped-call]
+    return result
 
 
 def slerp(first: Tensor, second: Tensor, share: Tensor | float) -> Tensor:
@@ -35,11 +61,13 @@ def slerp(first: Tensor, second: Tensor, share: Tensor | float) -> Tensor:
     sine = torch.where(degenerate, 1.0, angle.sin())
     of_first = torch.where(degenerate, share, torch.sin(share * angle) / sine)
     of_second = torch.where(degenerate, 1 - share, torch.sin((1 - share) * angle) / sine)
-    turn = (1 - share) * math.pi
-    half_circle = turn.cos() * first + turn.sin() * _perpendicular(first.detach())
+    blend = of_first * first + of_second * second
     opposite = degenerate & (angle > math.pi / 2)
-    blend = torch.where(opposite, half_circle, of_first * first + of_second * second)
-    return F.normalize(blend, dim=-1)
+    if opposite.any():  # hardly ever, and each pass over the vectors shows in a step's time
+        turn = (1 - share) * math.pi
+        half_circle = turn.cos() * first + turn.sin() * _perpendicular(first.detach())
+        blend = torch.where(opposite, half_circle, blend)
+    return unit(blend)
 
 
 def _perpendicular(unit: Tensor) -> Tensor:

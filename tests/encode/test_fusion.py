@@ -17,7 +17,7 @@ from mmrec.encode.absent import fill_absent
 from mmrec.encode.features import FeatureTable, write_features
 from mmrec.encode.fusion import fuse, fuse_tables, standardize
 from mmrec.encode.gated import GatedFusion
-from mmrec.encode.spherical import slerp, spherical_bezier
+from mmrec.encode.spherical import slerp, spherical_bezier, unit
 from mmrec.encode.subspaces import CCA, PCA
 from mmrec.errors import ConfigError, FeatureError
 from tests.command_line import make_command
@@ -47,6 +47,18 @@ def tables(absent: dict[str, list[int]] | None = None, n: int = 60) -> list[Feat
 
 
 class TestSphere:
+    def test_unit_vectors_and_their_gradient(self) -> None:
+        vectors = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(unit(vectors), F.normalize(vectors, dim=-1))
+        assert torch.autograd.gradcheck(unit, (vectors,))
+
+    def test_zero_has_no_direction_and_a_finite_gradient(self) -> None:
+        zero = torch.zeros(1, 3, requires_grad=True)
+        result = unit(zero)
+        assert not result.any()
+        result.sum().backward()
+        assert zero.grad is not None and zero.grad.isfinite().all()
+
     def test_points_are_unit_and_on_the_great_circle(self) -> None:
         one, two = units(50, 6), units(50, 6, seed=1)
         share = torch.rand(50, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

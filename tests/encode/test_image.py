@@ -15,7 +15,7 @@ from mmrec.errors import FeatureError
 from tests.shared import shared_data, shared_model
 
 Tiny = Callable[[str], Path]
-IMAGE = EncoderOptions(modality="image", normalize=False)
+IMAGE = EncoderOptions(modality="image", normalize=False, precision="float32")
 
 
 def pictures() -> list[Image.Image]:

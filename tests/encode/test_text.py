@@ -45,7 +45,7 @@ def test_mean_pooling_against_the_model_itself(tiny: Tiny) -> None:
     tokenizer, model = (kind.from_pretrained(tiny("bert")) for kind in (AutoTokenizer, AutoModel))
     with torch.inference_mode():
         states = model.eval()(**tokenizer("red dog", return_tensors="pt")).last_hidden_state
-    encoder = TextEncoder(str(tiny("bert")), EncoderOptions(normalize=False))
+    encoder = TextEncoder(str(tiny("bert")), EncoderOptions(normalize=False, precision="float32"))
     np.testing.assert_allclose(encoder.encode(["red dog"])[0], states[0].mean(0).numpy(), atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_text_towers(tiny: Tiny, kind: str) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     folder = tiny(kind)
-    encoder = choose_encoder(str(folder), EncoderOptions())
+    encoder = choose_encoder(str(folder), EncoderOptions(precision="float32"))
     vectors = encoder.encode(TEXTS)
     padding = "max_length" if kind == "siglip" else True
     tokens = AutoTokenizer.from_pretrained(folder)(

@@ -75,9 +75,9 @@ class Twin:
             own = unit(hidden @ self.p[f"encoders.{m}.second.weight"].T)
             blocks.append(own * torch.from_numpy(self.data.features[m].present)[:, None])
         blocks.append(fused)
-        outputs, dim = [], self.config["dim"]
+        outputs = []
         for j, block in enumerate(blocks):
-            layer = torch.cat([unit(self.p["users"][:, j * dim : (j + 1) * dim]), block])
+            layer = torch.cat([unit(self.p["users"][j]), block])
             total = layer
             for _ in range(self.config["ui_layers"]):
                 layer = self.full @ layer
@@ -120,6 +120,11 @@ class Twin:
             "uniformity_users": half * potential(users, batch.users.tolist(), False),
             "uniformity_items": half * potential(items, spread.tolist(), True),
         }
+
+
+def final_tables(model: Any) -> tuple[Tensor, Tensor]:
+    vectors = model.vectors()
+    return vectors.table.detach(), vectors.items.detach()
 
 
 def fixed_draws(n: int) -> list[Tensor]:
@@ -197,9 +202,9 @@ class TestProperties:
         data = small_data("text", "image")
         model = new_model("cm3", data, **SMALL)
         draws = fixed_draws(1)
-        _, one = model._encode(draws)
+        one = model._encode(draws)[-1]
         model.encoders = torch.nn.ModuleDict(dict(reversed(list(model.encoders.items()))))
-        _, two = model._encode([1 - draws[0]])
+        two = model._encode([1 - draws[0]])[-1]
         assert_close(one, two, 1e-5)
 
     def test_4_cosine_ranks_by_the_angle_and_inner_by_length_too(self) -> None:
@@ -207,7 +212,7 @@ class TestProperties:
         inner = new_model("cm3", data, **SMALL)
         cosine = new_model("cm3", data, **SMALL, scoring="cosine")
         cosine.load_state_dict(inner.state_dict())
-        users, items, _ = (part.detach() for part in inner._tables(None))
+        users, items = final_tables(inner)
         angles = torch.nn.functional.cosine_similarity(users[:, None], items[None], dim=2)
         assert torch.equal(all_scores(cosine, data).argsort(1), angles.argsort(1))
         assert not torch.equal(all_scores(inner, data).argsort(1), angles.argsort(1))
@@ -215,25 +220,25 @@ class TestProperties:
     def test_5_without_layers_items_are_their_inputs(self) -> None:
         data = small_data("text", "image")
         model = new_model("cm3", data, **SMALL, ui_layers=0, item_layers=0)
-        items, _ = model._encode(None)
-        assert torch.equal(model._tables(None)[1], items)
+        items = torch.cat(model._encode(None), 1)
+        assert torch.equal(final_tables(model)[1], items)
         assert_close(items.view(N_ITEMS, 3, 4).norm(dim=2), torch.ones(N_ITEMS, 3))
 
     def test_6_mixing_of_a_user_sums_to_one(self) -> None:
         data = small_data("text", "image")
         model = new_model("cm3", data, **SMALL, ui_layers=0)
-        lengths = model._tables(None)[0].view(N_USERS, 3, 4).norm(dim=2)  # of unit blocks, so the weights
+        lengths = final_tables(model)[0].view(N_USERS, 3, 4).norm(dim=2)  # of unit blocks, so the weights
         assert_close(lengths.sum(1), torch.ones(N_USERS))
         assert lengths.std(1).min() > 0
         torch.nn.init.constant_(model.mixing, 2.0)
-        assert_close(model._tables(None)[0].view(N_USERS, 3, 4).norm(dim=2), torch.full((N_USERS, 3), 1 / 3))
+        assert_close(final_tables(model)[0].view(N_USERS, 3, 4).norm(dim=2), torch.full((N_USERS, 3), 1 / 3))
 
     @pytest.mark.parametrize("detach", [True, False])
     def test_7_gradient_through_the_similarity(self, detach: bool) -> None:
         data = small_data("text", "image")
         model = new_model("cm3", data, **SMALL, detach_similarity=detach)
-        _, fused = model._encode(fixed_draws(1))
-        similarity = model._similarity(fused, torch.arange(N_ITEMS))
+        blocks = model._encode(fixed_draws(1))
+        similarity = model._similarity(blocks[-1], torch.arange(N_ITEMS))
         assert similarity.requires_grad != detach
 
 

@@ -14,9 +14,9 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
-from mmrec.encode.spherical import slerp
+from mmrec.encode.spherical import slerp, unit
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import gather
+from mmrec.nn import frozen_linear, gather, product_rows
 
 
 class Config(ModelConfig):
@@ -77,10 +77,11 @@ class Encoder(nn.Module):
         """Unit vectors of all items ``(n_items, dim)``: own (zero for absent items) and direction for the fusion."""
         weight = torch.cat([self.first.weight, self.direction.weight])
         bias = torch.cat([self.first.bias, self.direction.bias])
-        mapped = F.linear(self.features, weight, bias)  # one pass over the wide features for both maps
-        own = self.second(F.leaky_relu(mapped[:, : len(self.first.weight)]))
-        direction = mapped[:, len(self.first.weight) :]
-        return F.normalize(own.float(), dim=1) * self.present[:, None], F.normalize(direction.float(), dim=1)
+        # One pass over the wide features for both maps.
+        mapped = frozen_linear(product_rows(self.features), weight, bias)
+        hidden, direction = torch.split(mapped, [len(self.first.weight), len(self.direction.weight)], 1)
+        own = self.second(F.leaky_relu(hidden))
+        return unit(own.float()) * self.present[:, None], unit(direction.float())
 
 
 class CM3(nn.Module):
@@ -119,8 +120,8 @@ class CM3(nn.Module):
         )
         blocks = len(data.features) + 1
         self.users = nn.Parameter(
-            torch.cat(
-                [nn.init.xavier_normal_(torch.empty(data.n_users, config.dim)) for _ in range(blocks)], 1
+            torch.stack(
+                [nn.init.xavier_normal_(torch.empty(data.n_users, config.dim)) for _ in range(blocks)]
             )
         )
         self.mixing = nn.Parameter(nn.init.xavier_normal_(torch.empty(data.n_users, blocks)))
@@ -135,8 +136,8 @@ class CM3(nn.Module):
         beta = torch.distributions.Beta(concentration, concentration, validate_args=False)
         return [beta.sample((len(self.content),)) for _ in range(len(self.encoders) - 1)]
 
-    def _encode(self, shares: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Item blocks ``(n_items, blocks * dim)`` and fused vectors ``(n_items, dim)``; the midpoint without shares."""
+    def _encode(self, shares: list[Tensor] | None) -> list[Tensor]:
+        """A block ``(n_items, dim)`` of each modality, and the fused vectors at last; the midpoint without shares."""
         blocks, directions = zip(*(encoder() for encoder in self.encoders.values()), strict=True)
         masks: list[Tensor] = [encoder.present for encoder in self.encoders.values()]  # type: ignore[misc]
         fused, known = directions[0], masks[0]
@@ -145,32 +146,46 @@ class CM3(nn.Module):
             fused = torch.where(present[:, None], direction, fused)
             fused = torch.where((known & present)[:, None], between, fused)
             known = known | present
-        fused = fused * known[:, None]
-        return torch.cat([*blocks, fused], 1), fused
+        return [*blocks, fused * known[:, None]]
 
-    def _tables(self, shares: list[Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, items (both ``(n, blocks * dim)``) and fused vectors ``(n_items, dim)``."""
-        items, fused = self._encode(shares)
-        users = F.normalize(self.users.view(self.n_users, -1, self.config.dim), dim=2)
-        nodes = torch.cat([users.flatten(1), items])
-        propagated = graph.propagate_sum(self.full_graph, nodes, self.config.ui_layers)
-        users = propagated[: self.n_users].view_as(users) * self.mixing.softmax(1)[:, :, None]
-        items = graph.smooth(self.item_graph, propagated[self.n_users :], self.config.item_layers)
-        return users.flatten(1), items, fused
+    def _propagate(self, items: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Users ``(n_users, dim)`` before they are weighed, and final items ``(n_items, dim)``, of each block of the items.
+
+        Block by block, as narrow rows stay in the processor's cache.
+        """
+        users, final = [], []
+        for own, block in zip(unit(self.users), items, strict=True):
+            nodes = graph.propagate_sum(self.full_graph, torch.cat([own, block]), self.config.ui_layers)
+            of_users, of_items = torch.split(nodes, [len(own), len(block)])
+            users.append(of_users)
+            final.append(graph.smooth(self.item_graph, of_items, self.config.item_layers))
+        return users, final
+
+    def _weigh(self, users: list[Tensor], mixing: Tensor) -> Tensor:
+        """Users' blocks ``(b, dim)`` side by side, each by its share in the softmax of ``mixing (b, blocks)``."""
+        return torch.cat(
+            [block * share for block, share in zip(users, torch.split(mixing.softmax(1), 1, 1), strict=True)],
+            1,
+        )
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
-        users, items, fused = self._tables(self._draw_shares())
-        aligned = losses.alignment(gather(users, batch.users), gather(items, batch.positives))
+        blocks = self._encode(self._draw_shares())
+        user_blocks, item_blocks = self._propagate(blocks)
+        own_users, places, user_counts = batch.users.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+        users = self._weigh(
+            [gather(block, own_users) for block in user_blocks], gather(self.mixing, own_users)
+        )
         spread = batch.positives if self.config.uniform_items == "positives" else batch.negatives
-        own_users, user_counts = batch.users.unique(return_counts=True)  # type: ignore[no-untyped-call]
         own_items, item_counts = spread.unique(return_counts=True)  # type: ignore[no-untyped-call]
-        half, similarity = self.config.gamma / 2, self._similarity(fused, own_items)
+        both = torch.cat([batch.positives, own_items])
+        rows = torch.cat([gather(block, both) for block in item_blocks], 1)
+        positives, items = torch.split(rows, [len(batch.positives), len(own_items)])
+        half, similarity = self.config.gamma / 2, self._similarity(blocks[-1], own_items)
         return {
-            "alignment": aligned,
-            "uniformity_users": half * losses.uniformity(gather(users, own_users), counts=user_counts),
-            "uniformity_items": half
-            * losses.uniformity(gather(items, own_items), similarity, counts=item_counts),
+            "alignment": losses.alignment(gather(users, places), positives),
+            "uniformity_users": half * losses.uniformity(users, counts=user_counts),
+            "uniformity_items": half * losses.uniformity(items, similarity, counts=item_counts),
         }
 
     def _similarity(self, fused: Tensor, items: Tensor) -> Tensor:
@@ -184,7 +199,8 @@ class CM3(nn.Module):
 
     def vectors(self) -> Vectors:
         """Tables ``(n, blocks * dim)`` with every item's fused vector at the midpoint."""
-        users, items, _ = self._tables(None)
+        user_blocks, item_blocks = self._propagate(self._encode(None))
+        users, items = self._weigh(user_blocks, self.mixing), torch.cat(item_blocks, 1)
         if self.config.scoring == "cosine":
-            users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
+            users, items = unit(users), unit(items)
         return Vectors.from_tables(users, items)

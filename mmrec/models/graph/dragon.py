@@ -14,7 +14,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import gather
+from mmrec.nn import gather, product_rows
 
 
 class Config(ModelConfig):
@@ -63,7 +63,7 @@ class ModalityEncoder(nn.Module):
 
     def forward(self) -> Tensor:
         """``(n_users + n_items, dim)``."""
-        items = F.normalize(self.map(self.features), dim=1) * self.present
+        items = F.normalize(self.map(product_rows(self.features)), dim=1) * self.present
         return torch.cat([F.normalize(self.users, dim=1), items])
 
 

@@ -97,12 +97,14 @@ class FREEDOM(nn.Module):
 
     def _modality_loss(self, projection: nn.Module, users: Tensor, batch: PairBatch) -> Tensor:
         present: Tensor = projection.present  # type: ignore[assignment]
-        both = present[batch.positives] & present[batch.negatives]
-        if not both.any():
+        both = (present[batch.positives] & present[batch.negatives]).nonzero().flatten()
+        if len(both) == 0:
             return users.sum() * 0  # keeps the gradients defined when no pair of the batch has this modality
-        users = users[both]
+        items = torch.stack([batch.positives, batch.negatives])
+        if len(both) < len(users):
+            users, items = gather(users, both), items[:, both]
         # one gather for both: its backward pass writes a gradient as large as the feature table
-        projected = projection(torch.cat([batch.positives[both], batch.negatives[both]]))
+        projected = projection(items.flatten())
         positives, negatives = projected.chunk(2)
         return losses.bpr((users * positives).sum(1), (users * negatives).sum(1))
 

@@ -14,7 +14,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
 from mmrec.neighbours import nearest_neighbours
-from mmrec.nn import embedding_tables, feature_projections, gather, gather_batch
+from mmrec.nn import embedding_tables, feature_projections, gather, gather_batch, product_rows
 
 
 class Config(ModelConfig):
@@ -101,7 +101,7 @@ class LATTICE(nn.Module):
         shares = self._shares()
         columns, weights = [], []
         for number, projection in enumerate(self.projections.values()):
-            projected = projection.map(projection.features).float()  # type: ignore[operator]
+            projected = projection.map(product_rows(projection.features)).float()  # type: ignore[operator, arg-type]
             found, cosines = nearest_cosines(projected, projection.present, self.config.knn_k)  # type: ignore[arg-type]
             columns.append(found)
             weights.append(cosines * shares[:, number, None])

@@ -16,7 +16,7 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import batch_nodes, content_nodes, embedding_tables, gather
+from mmrec.nn import batch_nodes, content_nodes, embedding_tables, gather, product_rows
 
 
 class Config(ModelConfig):
@@ -165,7 +165,7 @@ class _Modality(nn.Module):
 
     def forward(self, histories: graph.SparseMatrix) -> tuple[Tensor, Tensor]:
         """``[Ū; X Θ] (n_users + n_items, dim)`` and shares in hyperedges ``(n_users + n_items, hyperedges)``."""
-        own = self.features @ torch.cat([self.projection, self.hyperedges], 1)
+        own = product_rows(self.features) @ torch.cat([self.projection, self.hyperedges], 1)
         summed = graph.propagate(histories, own)  # absent items add zeros
         dim = self.config.dim
         logits = torch.cat([summed[:, dim:], own[:, dim:]])

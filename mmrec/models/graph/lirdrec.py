@@ -15,7 +15,7 @@ from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import gather_batch
+from mmrec.nn import gather_batch, product_rows
 
 
 class Config(ModelConfig):
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     def forward(self) -> Tensor:
         """Unit vectors ``(n_items, dim)``."""
-        return F.normalize(self.layers(self.features).float(), dim=1) * self.present[:, None]
+        return F.normalize(self.layers(product_rows(self.features)).float(), dim=1) * self.present[:, None]
 
 
 class LIRDRec(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,7 +13,15 @@ from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import FeatureProjection, batch_nodes, content_nodes, embedding_tables, gather
+from mmrec.nn import (
+    FeatureProjection,
+    batch_nodes,
+    content_nodes,
+    embedding_tables,
+    frozen_linear,
+    gather,
+    product_rows,
+)
 
 
 class Config(ModelConfig):
@@ -141,7 +148,7 @@ class View(nn.Module):
         first = self.projection.map
         # Two affine maps in a row are one, with A W and A b + a: a single product over the catalogue.
         weight, bias = self.purifier.weight @ first.weight, self.purifier(first.bias)
-        gate = torch.sigmoid(F.linear(self.projection.features, weight, bias))
+        gate = torch.sigmoid(frozen_linear(product_rows(self.projection.features), weight, bias))
         items = ids * gate * self.projection.present.unsqueeze(1)
         for _ in range(self.layers):
             items = graph.propagate(self.graph, items)

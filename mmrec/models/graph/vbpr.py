@@ -15,7 +15,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.encode.features import FeatureTable
 from mmrec.graph import modality_weights
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import gather, seen_items
+from mmrec.nn import gather, product_rows, seen_items
 
 
 class Config(ModelConfig):
@@ -69,7 +69,9 @@ class VBPR(nn.Module):
         return torch.cat([tables[modality] / scale for modality, scale in self.scales.items()], dim=1)
 
     def _compose(self, items: Tensor) -> Tensor:
-        return torch.cat([gather(self.items, items), self.map(gather(self.features, items))], dim=1)
+        return torch.cat(
+            [gather(self.items, items), self.map(gather(product_rows(self.features), items))], dim=1
+        )
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch; only its own items are projected."""
