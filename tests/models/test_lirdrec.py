@@ -63,10 +63,10 @@ class Twin:
         return torch.where(hidden > 0, hidden, 0.01 * hidden) @ self.p[f"{name}.2.weight"].T
 
     def tables(self, share: float) -> tuple[Tensor, Tensor]:
-        outputs, logits, dim = [], [], self.config["dim"]
+        outputs, logits = [], []
         for j, (m, x) in enumerate(self.inputs.items()):
             own = unit(self.leaky(f"encoders.{m}.layers", x)) * self.present[m][:, None]
-            layer = torch.cat([unit(self.p["users"][:, j * dim : (j + 1) * dim]), own])
+            layer = torch.cat([unit(self.p["users"][j]), own])
             total = layer
             for _ in range(self.config["ui_layers"]):
                 layer = self.full @ layer

@@ -149,17 +149,11 @@ class CM3(nn.Module):
         return [*blocks, fused * known[:, None]]
 
     def _propagate(self, items: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Users ``(n_users, dim)`` before they are weighed, and final items ``(n_items, dim)``, of each block of the items.
-
-        Block by block, as narrow rows stay in the processor's cache.
-        """
-        users, final = [], []
-        for own, block in zip(unit(self.users), items, strict=True):
-            nodes = graph.propagate_sum(self.full_graph, torch.cat([own, block]), self.config.ui_layers)
-            of_users, of_items = torch.split(nodes, [len(own), len(block)])
-            users.append(of_users)
-            final.append(graph.smooth(self.item_graph, of_items, self.config.item_layers))
-        return users, final
+        """Users before they are weighed, ``(n_users, dim)``, and final items ``(n_items, dim)``, of each block."""
+        config, users = self.config, unit(self.users)
+        return graph.propagate_blocks(
+            self.full_graph, self.item_graph, users, items, config.ui_layers, config.item_layers
+        )
 
     def _weigh(self, users: list[Tensor], mixing: Tensor) -> Tensor:
         """Users' blocks ``(b, dim)`` side by side, each by its share in the softmax of ``mixing (b, blocks)``."""

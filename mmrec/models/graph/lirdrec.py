@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from scipy.fft import dct
 from torch import Tensor, nn
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from mmrec import graph, losses
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
+from mmrec.encode.spherical import unit
 from mmrec.models.contracts import ModelConfig, Vectors
-from mmrec.nn import gather_batch, product_rows
+from mmrec.nn import gather, product_rows
 
 
 class Config(ModelConfig):
@@ -60,7 +60,7 @@ class Encoder(nn.Module):
 
     def forward(self) -> Tensor:
         """Unit vectors ``(n_items, dim)``."""
-        return F.normalize(self.layers(product_rows(self.features)).float(), dim=1) * self.present[:, None]
+        return unit(self.layers(product_rows(self.features)).float()) * self.present[:, None]
 
 
 class LIRDRec(nn.Module):
@@ -109,8 +109,8 @@ class LIRDRec(nn.Module):
         )
         blocks = len(features)
         self.users = nn.Parameter(
-            torch.cat(
-                [nn.init.xavier_normal_(torch.empty(data.n_users, config.dim)) for _ in range(blocks)], 1
+            torch.stack(
+                [nn.init.xavier_normal_(torch.empty(data.n_users, config.dim)) for _ in range(blocks)]
             )
         )
         self.scorers = nn.ModuleList(
@@ -154,34 +154,40 @@ class LIRDRec(nn.Module):
         exponent = self.epoch * (self.epoch + 1) / 2
         return torch.sigmoid(start + float(np.log(self.config.decay)) * exponent).float()
 
-    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Users and items ``(n, blocks * dim)``, and the attention ``(n_users, blocks)``."""
-        items = torch.cat([encoder() for encoder in self.encoders.values()], 1)
-        users = F.normalize(self.users.view(self.n_users, -1, self.config.dim), dim=2)
-        nodes = torch.cat([users.flatten(1), items])
-        propagated = graph.propagate_sum(self.full_graph, nodes, self.config.ui_layers)
-        users = propagated[: self.n_users].view_as(users)
-        computed = torch.cat([scorer(users[:, block]) for block, scorer in enumerate(self.scorers)], 1)
+    def _blocks(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Users ``(n_users, dim)`` and items ``(n_items, dim)`` of each block, and the attention ``(n_users, blocks)``."""
+        users, items = graph.propagate_blocks(
+            self.full_graph,
+            self.item_graph,
+            unit(self.users),
+            [encoder() for encoder in self.encoders.values()],
+            self.config.ui_layers,
+            self.config.item_layers,
+        )
+        computed = torch.cat([scorer(block) for scorer, block in zip(self.scorers, users, strict=True)], 1)
         share = self._computed_share()
         attention = torch.softmax(share * computed + (1 - share) * self.mixing, 1)
-        items = graph.smooth(self.item_graph, propagated[self.n_users :], self.config.item_layers)
-        return (users * attention[:, :, None]).flatten(1), items, attention
+        weighed = zip(users, torch.split(attention, 1, 1), strict=True)
+        return [block * weight for block, weight in weighed], items, attention
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Loss terms of a batch."""
         self._begin_epoch()
-        all_users, all_items, attention = self._tables()
+        user_blocks, item_blocks, attention = self._blocks()
         self.attention.copy_(attention.detach())
-        users, positives, negatives = gather_batch(torch.cat([all_users, all_items]), batch, self.n_users)
+        users = torch.cat([gather(block, batch.users) for block in user_blocks], 1)
+        both = torch.cat([batch.positives, batch.negatives])
+        positives, negatives = torch.cat([gather(block, both) for block in item_blocks], 1).chunk(2)
+        squares = torch.stack([block.pow(2).mean() for block in [*user_blocks, *item_blocks]])
         return {
             "bpr": losses.bpr((users * positives).sum(1), (users * negatives).sum(1)),
-            "penalty": self.config.reg * (all_users.pow(2).mean() + all_items.pow(2).mean()),
+            "penalty": self.config.reg * squares.sum() / len(user_blocks),
         }
 
     def vectors(self) -> Vectors:
         """Tables ``(n, blocks * dim)``."""
-        users, items, _ = self._tables()
-        return Vectors.from_tables(users, items)
+        users, items, _ = self._blocks()
+        return Vectors.from_tables(torch.cat(users, 1), torch.cat(items, 1))
 
 
 def cosine_transform(rows: Tensor) -> Tensor:
