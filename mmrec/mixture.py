@@ -30,14 +30,17 @@ class _CrossEntropy(torch.autograd.Function):
             block = rows[start : start + step]
             logits = mixture_logits(block, things, log_shares, temperature)
             wanted = _dense(bags, start, len(block), len(things))
-            mixed = logits.logsumexp(1)
-            shares = logits.sub_(mixed.unsqueeze(1)).exp_()
+            # logsumexp and its softmax from one exponential, in place
+            peaks = logits.amax(1, keepdim=True)
+            shares = logits.sub_(peaks).exp_()
+            sums = shares.sum(1, keepdim=True)
+            mixed = (peaks + sums.log()).squeeze(1)
             log_probability = mixed.log_softmax(1)
             total -= (wanted * log_probability).sum()
             slope = log_probability.exp() * wanted.sum(1, keepdim=True) - wanted
-            slopes = shares.mul_(slope.unsqueeze(1))
+            slopes = shares.mul_(slope.unsqueeze(1) / sums)
             gradients[0][start : start + step] = slopes @ things / temperature
-            gradients[1] += slopes.flatten(0, 1).T @ block.flatten(0, 1) / temperature
+            gradients[1].addmm_(slopes.flatten(0, 1).T, block.flatten(0, 1), alpha=1 / temperature)
             gradients[2] += slopes.sum(0).T
         context.save_for_backward(*gradients)
         return total / len(rows)
