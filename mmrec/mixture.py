@@ -82,7 +82,9 @@ def mixture_cross_entropy(
         bags: Rows (ascending), columns and weights ``(nnz,)``, above 0, of x ``(b, n)``, no place twice.
         temperature: t.
     """
-    result: Tensor = _CrossEntropy.apply(rows, things, log_shares, bags, temperature)  # type: ignore[no-untyped-call]
+    exact = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in (rows, things, log_shares)]
+    with torch.autocast(rows.device.type, enabled=False):
+        result: Tensor = _CrossEntropy.apply(*exact, bags, temperature)  # type: ignore[no-untyped-call]
     bag_rows, _, weights = bags
     sums = weights.new_zeros(len(rows)).index_add(0, bag_rows, weights)
     return result + (weights * (weights / sums[bag_rows]).log()).sum() / len(rows)
