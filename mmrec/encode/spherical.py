@@ -70,10 +70,10 @@ def slerp(first: Tensor, second: Tensor, share: Tensor | float) -> Tensor:
     return unit(blend)
 
 
-def _perpendicular(unit: Tensor) -> Tensor:
-    """Unit vectors at right angles to ``unit (…, d)``, from the axis that each is least along."""
-    axis = F.one_hot(unit.abs().argmin(-1), unit.shape[-1]).to(unit.dtype)
-    return F.normalize(axis - (axis * unit).sum(-1, keepdim=True) * unit, dim=-1)
+def _perpendicular(directions: Tensor) -> Tensor:
+    """Unit vectors at right angles to unit vectors ``(…, d)``, from the axis that each is least along."""
+    axis = F.one_hot(directions.abs().argmin(-1), directions.shape[-1]).to(directions.dtype)
+    return unit(axis - (axis * directions).sum(-1, keepdim=True) * directions)
 
 
 def spherical_bezier(points: Tensor, position: Tensor | float) -> Tensor:

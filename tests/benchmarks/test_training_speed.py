@@ -49,7 +49,7 @@ def data() -> TrainingData:
     return TrainingData(N_USERS, N_ITEMS, Histories.from_pairs(users[keep], items[keep], N_USERS), features)
 
 
-def test_negative_sampling_is_many_times_as_fast_as_a_rejection_loop(data: TrainingData) -> None:
+def test_negative_sampling_is_fifty_times_as_fast_as_a_rejection_loop(data: TrainingData) -> None:
     sampler = NegativeSampler(data.train, N_ITEMS)
     users = torch.from_numpy(data.train.users)
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +67,7 @@ def test_negative_sampling_is_many_times_as_fast_as_a_rejection_loop(data: Train
             negatives.append(item)
         return negatives
 
-    assert compare_times(lambda: sampler.sample(users, generator), loop, rounds=5) >= 25
+    assert compare_times(lambda: sampler.sample(users, generator), loop, rounds=5) >= 50
 
 
 def epoch_of(
@@ -113,13 +113,12 @@ def in_precision(precision: str, run: Callable[[], None]) -> Callable[[], None]:
 
 
 # Most of a step is two products with the wide features, of images above all: in float32 they bound the ratio.
-# The README has what was measured; the floors leave room for a busy machine.
-each_precision = pytest.mark.parametrize(("precision", "ratio"), [("float32", 2), ("bfloat16", 4.5)])
+each_precision = pytest.mark.parametrize(("precision", "ratio"), [("float32", 2), ("bfloat16", 5)])
 
 
 @each_precision
 def test_a_freedom_epoch_is_several_times_as_fast_as_its_plain_form(
-    data: TrainingData, precision: str, ratio: float
+    data: TrainingData, precision: str, ratio: int
 ) -> None:
     ours, plain = in_precision(precision, freedom(data)), PlainFREEDOM(data)
 
@@ -133,10 +132,10 @@ def test_a_freedom_epoch_is_several_times_as_fast_as_its_plain_form(
 
 @each_precision
 def test_a_cm3_epoch_is_several_times_as_fast_as_its_plain_form(
-    data: TrainingData, precision: str, ratio: float
+    data: TrainingData, precision: str, ratio: int
 ) -> None:
     # Every step costs the same, so a part of an epoch (58 steps) stands for all of it.
     model = CM3(cm3_module.Config(), data)
     ours = in_precision(precision, epoch_of(data, model, steps=10, on_epoch=lambda: None))
     plain = epoch_of(data, PlainCM3(data), steps=10, on_epoch=lambda: None)
-    assert compare_times(ours, plain, rounds=3) >= ratio
+    assert compare_times(ours, plain, rounds=3) >= (6 if precision == "bfloat16" else ratio)
