@@ -265,6 +265,28 @@ def transformer_block(dim: int, heads: int, inner: int, share: float) -> nn.Tran
     return block
 
 
+class ScaledEmbedding(nn.Module):
+    """Rows ``√d w`` of weights w that begin with variance 1/d: like T5's they are of variance 1, but are learned √d as fast.
+
+    Adam's steps have one size for all weights, so rows of variance 1 would change least where most is to be learned.
+    (T5 was trained by an optimizer whose steps are proportional to a weight's own size.)
+
+    Args:
+        rows: Number of rows.
+        dim: Their width d.
+
+    Source: Vaswani et al., "Attention Is All You Need", 2017, section 3.4.
+    """
+
+    def __init__(self, rows: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, dim) * dim**-0.5)
+
+    def forward(self) -> Tensor:
+        """``(rows, d)``."""
+        return self.weight * self.weight.shape[1] ** 0.5
+
+
 class MLP(nn.Sequential):
     """Layers ``dropout(act(norm(W x + b)))``; with ``outputs`` a last one ``W x + b``.
 

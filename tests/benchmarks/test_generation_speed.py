@@ -59,8 +59,8 @@ def as_t5(model: TIGER) -> Any:
         model.encoder, model.bias, model.ids.decoder, shape_of(model.config), rows=FIRST + LEVELS * SIZE
     )
     with torch.no_grad():
-        t5.shared.weight[0], t5.shared.weight[1] = model.ids.begin, model.users[0]
-        t5.shared.weight[FIRST:] = model.ids.embedding
+        t5.shared.weight[0], t5.shared.weight[1] = model.ids.begin, model.users()[0]
+        t5.shared.weight[FIRST:] = model.ids.embedding()
     return t5
 
 

@@ -157,7 +157,7 @@ def test_reads_each_code_with_its_items_content_added() -> None:
                 expected = torch.zeros(32)
                 if item >= 0:
                     code = model.ids.offsets[level] + model.ids.codes[item, level]
-                    expected = model.ids.embedding[code] + model.content(torch.tensor(item))
+                    expected = model.ids.embedding()[code] + model.content(torch.tensor(item))
                 assert_close(read[user, 1 + place * levels + level], expected)
 
 

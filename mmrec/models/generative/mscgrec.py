@@ -18,7 +18,7 @@ from mmrec.data.dataset import TrainingData
 from mmrec.errors import ConfigError, did_you_mean
 from mmrec.models.contracts import Users
 from mmrec.models.generative.spelling import SemanticIDs, Speller, SpellingConfig, shape_of
-from mmrec.nn import gather
+from mmrec.nn import ScaledEmbedding, gather
 from mmrec.transformer import Encoder, RelativeBias, hide_padding
 
 
@@ -103,7 +103,7 @@ class MSCGRec(nn.Module):
         )
         self.register_buffer("choices", self._count_choices(), persistent=False)
         if len(tables) > 1:
-            self.others = nn.Parameter(torch.randn(sum(sizes) - sum(tables[0].sizes), config.dim))
+            self.others = ScaledEmbedding(sum(sizes) - sum(tables[0].sizes), config.dim)
         if (config.p_mask > 0 and len(tables) > 1) or not bool(self.there.all()):
             self.absent = nn.Parameter(torch.randn(len(sizes), config.dim))
         self.item_bias = RelativeBias(config.heads, both_ways=True)
@@ -139,7 +139,9 @@ class MSCGRec(nn.Module):
     def _rows(self, items: Tensor) -> Tensor:
         """Embeddings ``(b, t, slots, dim)`` of the codes of items ``(b, t)``."""
         known = items.clamp(min=0)
-        table = torch.cat([self.ids.embedding, self.others]) if len(self.sources) > 1 else self.ids.embedding
+        table = self.ids.embedding()
+        if len(self.sources) > 1:
+            table = torch.cat([table, self.others()])
         rows = gather(table, self.tokens[known])
         if not hasattr(self, "absent"):
             return rows

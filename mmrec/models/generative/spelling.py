@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmrec.codes.table import CodeTable
 from mmrec.codes.trie import Trie
 from mmrec.models.contracts import ModelConfig
-from mmrec.nn import gather
+from mmrec.nn import ScaledEmbedding, gather
 from mmrec.transformer import Decoder, Shape, Spelling
 
 
@@ -65,7 +65,7 @@ class SemanticIDs(nn.Module):
     def __init__(self, table: CodeTable, config: SpellingConfig) -> None:
         super().__init__()
         self.config, self.trie = config, Trie(table)
-        self.embedding = nn.Parameter(torch.randn(sum(table.sizes), config.dim))
+        self.embedding = ScaledEmbedding(sum(table.sizes), config.dim)
         self.begin = nn.Parameter(torch.randn(config.dim))
         self.decoder = Decoder(shape_of(config))
         offsets = torch.tensor([0, *table.sizes]).cumsum(0)[:-1]
@@ -78,14 +78,12 @@ class SemanticIDs(nn.Module):
         """Embeddings ``(b, t * levels, dim)`` of the codes of items ``(b, t)``, and which are there (-1 is padding)."""
         tokens = self.codes[items.clamp(min=0)] + self.offsets
         present = (items >= 0).repeat_interleave(self.trie.levels, 1)
-        return gather(self.embedding, tokens.flatten(1)) * present[..., None], present
+        return gather(self.embedding(), tokens.flatten(1)) * present[..., None], present
 
     def logits(self, states: Tensor, level: int) -> Tensor:
         """``(…, size of the level)`` from states ``(…, dim)``."""
         start = int(self.offsets[level])
-        return F.linear(
-            states * self.config.dim**-0.5, self.embedding[start : start + self.trie.sizes[level]]
-        )
+        return F.linear(states, self.embedding.weight[start : start + self.trie.sizes[level]])
 
     def states(self, memory: Tensor, present: Tensor, targets: Tensor) -> Tensor:
         """The decoder's states ``(b, levels, dim)`` before each code of the targets ``(b,)``.
@@ -95,7 +93,7 @@ class SemanticIDs(nn.Module):
             present: ``(b, t)`` False at padding.
             targets: Items to spell.
         """
-        spelt = gather(self.embedding, (self.codes[targets] + self.offsets)[:, :-1])
+        spelt = gather(self.embedding(), (self.codes[targets] + self.offsets)[:, :-1])
         rows = torch.cat([self.begin.expand(len(targets), 1, -1), spelt], 1)
         states: Tensor = self.decoder(rows, self.decoder.read(memory, present))
         return states
@@ -144,7 +142,7 @@ class Speller:
     def step(self, level: int, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits of the next code."""
         self.spelling.follow(parents)
-        return self._next(gather(self.ids.embedding, codes + self.ids.offsets[level - 1]), level)
+        return self._next(gather(self.ids.embedding(), codes + self.ids.offsets[level - 1]), level)
 
     def select(self, users: Tensor) -> Self:
         """The same for some users."""

@@ -14,7 +14,7 @@ from mmrec.data.batches import SequenceBatch, last_items
 from mmrec.data.dataset import TrainingData
 from mmrec.models.contracts import Users
 from mmrec.models.generative.spelling import SemanticIDs, Speller, SpellingConfig, shape_of
-from mmrec.nn import gather
+from mmrec.nn import ScaledEmbedding, gather
 from mmrec.transformer import Encoder, RelativeBias, hide_padding
 
 
@@ -54,7 +54,7 @@ class TIGER(nn.Module):
         self.knows_users = config.user_buckets > 1
         (table,) = data.codes.values()
         self.ids = SemanticIDs(table, config)
-        self.users = nn.Parameter(torch.randn(config.user_buckets, config.dim))
+        self.users = ScaledEmbedding(config.user_buckets, config.dim)
         self.bias = RelativeBias(config.heads, both_ways=True)
         self.encoder = Encoder(shape_of(config))
 
@@ -67,7 +67,7 @@ class TIGER(nn.Module):
         """States ``(b, 1 + t * levels, dim)`` of users ``(b,)`` and items ``(b, t)``, and which are there."""
         items = trim_padding(items)
         rows, present = self.ids.rows(items)
-        user = gather(self.users, users[:, None] % len(self.users))
+        user = gather(self.users(), users[:, None] % self.config.user_buckets)
         rows = torch.cat([user, rows], 1)
         present = torch.cat([present.new_ones(len(users), 1), present], 1)
         places = torch.arange(rows.shape[1], device=rows.device)
@@ -81,5 +81,5 @@ class TIGER(nn.Module):
     def speller(self, users: Users) -> Speller:
         """What spells the next items of a block of users."""
         items, _ = last_items(users.histories, self.max_length)
-        device = self.users.device
+        device = self.ids.begin.device
         return self.ids.speller(*self._encode(torch.from_numpy(users.ids).to(device), items.to(device)))
