@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mmrec import nn as blocks
-from mmrec.nn import Dropout, FeatureProjection, frozen_linear, product_rows
+from mmrec.nn import Dropout, FeatureProjection, ScaledEmbedding, frozen_linear, product_rows
 from tests.small_data import small_data
 
 
@@ -114,6 +114,17 @@ class TestFrozenLinear:
         rows = torch.randn(6, 4, requires_grad=True)
         frozen_linear(rows, torch.randn(3, 4)).sum().backward()
         assert rows.grad is not None and rows.grad.any()
+
+
+def test_scaled_embeddings_are_of_variance_1_and_learned_as_the_root_of_their_width_as_fast() -> None:
+    torch.manual_seed(0)
+    rows = ScaledEmbedding(500, 64)
+    before = rows().detach()
+    assert before.var().item() == pytest.approx(1, abs=0.02)
+    optimizer = torch.optim.Adam(rows.parameters(), lr=1e-3)
+    rows().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(before - rows().detach(), torch.full_like(before, 8e-3), atol=1e-5, rtol=0)
 
 
 def test_a_projection_of_repeated_items_is_that_of_each() -> None:
