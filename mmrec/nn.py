@@ -284,7 +284,8 @@ class ScaledEmbedding(nn.Module):
 
     def forward(self) -> Tensor:
         """``(rows, d)``."""
-        return self.weight * self.weight.shape[1] ** 0.5
+        rows: Tensor = self.weight * self.weight.shape[1] ** 0.5
+        return rows
 
 
 class MLP(nn.Sequential):
