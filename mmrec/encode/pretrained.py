@@ -202,7 +202,7 @@ def _loading(name: str, what: str, *, local: bool) -> Iterator[None]:
     except Exception as error:  # the library raises many kinds over damaged files; all of them are input
         said = " ".join(str(error).split()) or type(error).__name__
         raise FeatureError(
-            f"{what} of the encoder {name!r}", said[:240], _advise(name, local=local)
+            f"{what} of the encoder {name!r}", said[:240], _advise(name, what, local=local)
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -210,9 +210,13 @@ def _loading(name: str, what: str, *, local: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _advise(name: str, *, local: bool) -> str:
+def _advise(name: str, what: str, *, local: bool) -> str:
     if local:
-        return "save the model again with save_pretrained, tokenizer and image processor too"
+        kind = {
+            "the tokenizer": "give --modality image if this is a picture model, or ",
+            "the picture preprocessing": "give --modality text if this is a text model, or ",
+        }.get(what, "")
+        return f"{kind}save the model again with save_pretrained, tokenizer and image processor too"
     builtin = [encoder["name"] for encoder in list_encoders()]
     close = did_you_mean(name, builtin)
     hint = f"{close} Or " if close.startswith("did") else ""

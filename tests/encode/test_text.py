@@ -122,6 +122,11 @@ def test_damaged_model_folders(tiny: Tiny, tmp_path: Path) -> None:
         TextEncoder(broken("model.safetensors", b"not weights"), EncoderOptions()).encode(["a"])
 
 
+def test_a_picture_model_names_the_option_it_needs(tiny: Tiny) -> None:
+    with pytest.raises(FeatureError, match="--modality image"):
+        TextEncoder(str(tiny("mobilenet")), EncoderOptions())
+
+
 def test_weights_of_another_model_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     """The library would fill the gap with random numbers."""
     from safetensors.torch import load_file, save_file
