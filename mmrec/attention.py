@@ -85,5 +85,5 @@ class _Block(nn.Module):
             query, keys, values, is_causal=True, dropout_p=self.dropout if self.training else 0.0
         )
         states = self.norm_out(normed + attended.transpose(1, 2).reshape(b, t, dim))
-        inner = dropout(F.relu(self.first(states)), self.dropout, self.training)
+        inner = dropout(F.relu(self.first(states), inplace=True), self.dropout, self.training)
         return states + dropout(self.second(inner), self.dropout, self.training)

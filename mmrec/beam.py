@@ -61,7 +61,8 @@ def beam_search(
     """The items whose IDs are the likeliest to be spelt; exactly those, once ``width`` is the number of items.
 
     Every step sees the children of the beams' nodes only, so there are no IDs that no item has. The shapes depend on
-    the width and the trie alone.
+    the width and the trie alone; but ``among_children`` a prefix that only one item has is sure to go on to it, and the
+    speller is asked no more about it: its rows are then as many as the user with the most open prefixes has.
 
     Args:
         speller: The model and its users.
@@ -75,6 +76,7 @@ def beam_search(
     alive = None if permitted is None else trie.alive(permitted)
     nodes = trie.items.new_zeros(speller.n_users, 1)
     scores = torch.zeros(nodes.shape, device=nodes.device)
+    asked = torch.zeros_like(nodes)  # the beams that the rows of the logits are about
     logits = speller.start()
     for level in range(trie.levels):
         children = trie.following(level, nodes)
@@ -82,16 +84,33 @@ def beam_search(
         if forbidden is not None and level == trie.levels - 1:
             exist = exist & ~_among(forbidden, trie.items[children.nodes], len(trie.items))
         gains = torch.zeros(exist.shape, device=exist.device)
-        if not among_children or trie.widths[level] > 1:  # what must follow has probability 1
-            gains = _log_probabilities(logits.float(), children.codes, children.exist, among_children)
+        if asked.shape[1]:
+            rows = asked[..., None].expand(-1, -1, exist.shape[2])
+            codes, follow = children.codes.gather(1, rows), children.exist.gather(1, rows)
+            found = _log_probabilities(logits.float(), codes, follow, among_children)
+            gains = gains.scatter(1, rows, found)
         totals = torch.where(exist, scores[..., None] + gains, -torch.inf).flatten(1)
         scores, best = totals.topk(min(width, totals.shape[1]))
         nodes = children.nodes.flatten(1).gather(1, best)
-        open_end = not among_children or any(width > 1 for width in trie.widths[level + 1 :])
-        if level + 1 < trie.levels and open_end:
-            codes = children.codes.flatten(1).gather(1, best)
-            logits = speller.step(level + 1, best // trie.widths[level], codes)
+        if level + 1 < trie.levels:
+            row = torch.zeros_like(children.nodes[..., 0]).scatter(
+                1, asked, torch.arange(asked.shape[1], device=nodes.device).expand_as(asked)
+            )
+            asked = _asked(trie, level + 1, nodes, scores, among_children)
+            if asked.shape[1]:
+                chosen = best.gather(1, asked)
+                codes = children.codes.flatten(1).gather(1, chosen)
+                logits = speller.step(level + 1, row.gather(1, chosen // trie.widths[level]), codes)
     return Beams(trie.items[nodes].masked_fill(scores == -torch.inf, -1), scores)
+
+
+def _asked(trie: Trie, depth: int, nodes: Tensor, scores: Tensor, among_children: bool) -> Tensor:
+    """Places ``(b, n)`` of the beams whose next code is not sure yet, and of as many others as make n the same for all."""
+    if not among_children:
+        return torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
+    is_open = (trie.leaves(depth, nodes) > 1) & (scores > -torch.inf)
+    most = int(is_open.sum(1).max())
+    return is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def _log_probabilities(logits: Tensor, codes: Tensor, exist: Tensor, among_children: bool) -> Tensor:

@@ -104,7 +104,7 @@ class FeedForward(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """``(…, dim)`` to the same."""
-        inner = dropout(F.relu(self.first(states)), self.dropout, self.training)
+        inner = dropout(F.relu(self.first(states), inplace=True), self.dropout, self.training)
         result: Tensor = self.second(inner)
         return result
 

@@ -98,6 +98,11 @@ class Trie(nn.Module):
         below = torch.where(exist, start[..., None] + columns, start[..., None])
         return Children(below, self._of("code", depth)[below], exist)
 
+    def leaves(self, depth: int, nodes: Tensor) -> Tensor:
+        """How many items have each prefix, nodes of a depth below ``levels``."""
+        first = self._of("leaf", depth)
+        return first[nodes + 1] - first[nodes]
+
     def alive(self, permitted: Tensor) -> list[Tensor]:
         """For each depth from 1 on, which nodes lead to a permitted item; ``permitted`` is a mask ``(n_items,)``."""
         counts = torch.cat([permitted.new_zeros(1, dtype=torch.int64), permitted[self.items].cumsum(0)])

@@ -64,6 +64,26 @@ def exact_scores(
     return scores
 
 
+def naive_beams(table: CodeTable, user: int, width: int, *, among_children: bool) -> list[tuple[int, float]]:
+    """Beam search of one user with lists and no trie: items and scores, best first."""
+    rows = [tuple(row) for row in table.codes.tolist()]
+    beams: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    for level, size in enumerate(table.sizes):
+        longer = []
+        for prefix, score in beams:
+            speller = Hashed(1, table.sizes, torch.tensor([user]))
+            logits = speller.start()[0, 0]
+            for depth, code in enumerate(prefix):
+                logits = speller.step(depth + 1, torch.tensor([[0]]), torch.tensor([[code]]))[0, 0]
+            children = sorted({row[level] for row in rows if row[:level] == prefix})
+            own = torch.tensor(children if among_children else range(size))
+            longer += [
+                ((*prefix, code), score + float(logits[code] - logits[own].logsumexp(0))) for code in children
+            ]
+        beams = sorted(longer, key=lambda beam: -beam[1])[:width]
+    return [(rows.index(prefix), score) for prefix, score in beams]
+
+
 class TestTrie:
     def test_following_are_the_codes_that_a_dictionary_of_prefixes_holds(self) -> None:
         table = random_table()
@@ -124,6 +144,38 @@ class TestBeamSearch:
             assert len(set(items.tolist())) == len(items) == min(width, 30)
             assert torch.allclose(found.scores[user][: len(items)], exact[user][items], atol=1e-5)
         assert (found.scores[:, 1:] <= found.scores[:, :-1]).all()
+
+    @pytest.mark.parametrize("among_children", [False, True])
+    @pytest.mark.parametrize("width", [1, 3, 7])
+    @pytest.mark.parametrize(
+        ("n_items", "sizes"), [(30, SIZES), (12, (4, 5, 3, 2)), (4, (6, 1, 3)), (5, (9,))]
+    )
+    def test_the_beams_are_those_of_a_search_without_a_trie(
+        self, n_items: int, sizes: tuple[int, ...], width: int, among_children: bool
+    ) -> None:
+        table = random_table(n_items, sizes=sizes)
+        found = beam_search(Hashed(6, sizes), Trie(table), width, among_children=among_children)
+        for user in range(6):
+            items, scores = zip(*naive_beams(table, user, width, among_children=among_children), strict=True)
+            there = found.items[user] >= 0
+            assert found.items[user][there].tolist() == list(items)
+            assert torch.allclose(found.scores[user][there], torch.tensor(scores), atol=1e-5)
+
+    def test_a_prefix_that_only_one_item_has_is_not_asked_about(self) -> None:
+        asked: dict[int, int] = {}
+
+        class Counted(Hashed):
+            def step(self, level: int, parents: Tensor, codes: Tensor) -> Tensor:
+                asked[level] = codes.shape[1]
+                return super().step(level, parents, codes)
+
+        rows = [(0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (1, 1, 2, 1), (2, 0, 0, 0)]
+        trie = Trie(CodeTable("few", np.array(rows, dtype=np.int32), (3, 2, 3, 2)))
+        beam_search(Counted(2, (3, 2, 3, 2)), trie, 5)
+        assert asked == {1: 3, 2: 5, 3: 5}
+        asked.clear()
+        beam_search(Counted(2, (3, 2, 3, 2)), trie, 5, among_children=True)
+        assert asked == {1: 1, 2: 1}
 
     def test_one_beam_is_the_greedy_walk(self) -> None:
         table = random_table()
