@@ -65,18 +65,20 @@ class RelationAttention(nn.Module):
     def forward(self, states: Tensor, users: Tensor, present: Tensor) -> Tensor:
         """``(b, t, dim)`` from states ``(b, t, dim)``, vectors of users ``(b, user_dim)`` and which rows are there."""
         b, t, _ = states.shape
-        query, key, value = self.own(states).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = (  # three products: the gradient of one is a copy of all three
+            F.linear(states, weight).view(b, t, self.heads, -1).transpose(1, 2)
+            for weight in self.own.weight.chunk(3)
+        )
         scale = query.shape[-1] ** -0.5
+        bias = torch.zeros(present.shape, dtype=query.dtype, device=present.device)
+        bias = bias.masked_fill(~present, -torch.inf)[:, None, None, :]
         if self.user_dim:
             scalars = torch.cat([network(users) for network in self.scalars], 1)
             related = self.shared(states).view(b, t, 3, -1) * scalars[:, None, :, None]
-            related = related.permute(2, 0, 1, 3)[:, :, None].expand(-1, -1, self.heads, -1, -1)
-            # one product of vectors twice as wide is the sum of the two
-            query, key = torch.cat([query, related[0]], 3), torch.cat([key, related[1]], 3)
-            value = value + related[2]
-        found = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=present[:, None, None, :], scale=scale
-        )
+            of_query, of_key, of_value = related.permute(2, 0, 1, 3)
+            bias = bias + (of_query @ of_key.transpose(1, 2) * scale)[:, None]
+            value = value + of_value[:, None]
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
         result: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return result
 
