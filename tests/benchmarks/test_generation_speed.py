@@ -111,7 +111,7 @@ def test_spelling_is_several_times_as_fast_as_transformers_generate() -> None:
             model.speller(users)
 
     print(f"ours takes {compare_times(encoder, ours, rounds=3):.1f} times as long as the encoder alone")
-    assert compare_times(ours, theirs, rounds=3) >= 3
+    assert compare_times(ours, theirs, rounds=3) >= 5
 
 
 @pytest.mark.parametrize(("dropout", "least"), [(0.1, 1.0), (0.0, 0.9)])
