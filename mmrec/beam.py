@@ -83,12 +83,13 @@ def beam_search(
         exist = children.exist if alive is None else children.exist & alive[level][children.nodes]
         if forbidden is not None and level == trie.levels - 1:
             exist = exist & ~_among(forbidden, trie.items[children.nodes], len(trie.items))
-        gains = torch.zeros(exist.shape, device=exist.device)
-        if asked.shape[1]:
+        if among_children:
             rows = asked[..., None].expand(-1, -1, exist.shape[2])
             codes, follow = children.codes.gather(1, rows), children.exist.gather(1, rows)
-            found = _log_probabilities(logits.float(), codes, follow, among_children)
-            gains = gains.scatter(1, rows, found)
+            gains = torch.zeros(exist.shape, device=exist.device)  # what must follow has probability 1
+            gains = gains.scatter(1, rows, _log_probabilities(logits.float(), codes, follow, True))
+        else:
+            gains = _log_probabilities(logits.float(), children.codes, children.exist, False)
         totals = torch.where(exist, scores[..., None] + gains, -torch.inf).flatten(1)
         scores, best = totals.topk(min(width, totals.shape[1]))
         nodes = children.nodes.flatten(1).gather(1, best)
