@@ -111,6 +111,9 @@ class MMGRec(nn.Module):
     The encoder reads ``W h_j`` of the items without any positions, through :class:`RelationAttention`; the decoder
     spells the ID. Every training item of a user is once an epoch the target of up to ``max_items`` others.
 
+    The graph network was trained on the pairs that are spelt here, so in training the vectors of a user's other items tell
+    more of the target than those of a new user's items will: the more so, the fewer interactions an item has.
+
     Source: Liu et al., "MMGRec: Multimodal Generative Recommendation with Transformer Model", 2024, and its code, whose
     sizes are the defaults. Other than there, the target is not among the items that are read, the norms have learned
     weights, W need not be the identity, each level of codes has its own embeddings, beams never leave the trie, and IDs
