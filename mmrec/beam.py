@@ -110,7 +110,7 @@ def _asked(trie: Trie, depth: int, nodes: Tensor, scores: Tensor, among_children
     if not among_children:
         return torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
     is_open = (trie.leaves(depth, nodes) > 1) & (scores > -torch.inf)
-    most = int(is_open.sum(1).max())
+    most = max(is_open.sum(1).tolist(), default=0)
     return is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 

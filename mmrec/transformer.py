@@ -255,8 +255,7 @@ class Decoder(nn.Module):
 
     def read(self, memory: Tensor, present: Tensor) -> Spelling:
         """Keys and values of an encoder's states ``(b, t, dim)``, ``present (b, t)``: made once for each user."""
-        hidden = torch.zeros(present.shape, dtype=memory.dtype, device=memory.device)
-        hidden = hidden.masked_fill(~present, -torch.inf)[:, None, None, :]
+        hidden = hide_padding(memory.new_zeros(1, 1, memory.shape[1]), present)
         return Spelling([(*layer.memory.keys_values(memory), hidden) for layer in self._blocks()])
 
     def _blocks(self) -> Iterator[_DecoderLayer]:

@@ -124,7 +124,8 @@ def load_tokenizer(source: Source) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _loading(source.name, "the tokenizer", local=source.local):
+    instead = "give --modality image if this is a picture model, or "
+    with _loading(source.name, "the tokenizer", local=source.local, instead=instead):
         tokenizer = AutoTokenizer.from_pretrained(**source.arguments)
     if tokenizer.pad_token is None:  # decoder-only models: any token does, the attention mask hides it
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -142,7 +143,8 @@ def load_processor(source: Source) -> Any:
 
     modern = int(transformers.__version__.split(".")[0]) >= 5
     variant: dict[str, Any] = {"backend": "pil"} if modern else {"use_fast": False}
-    with _loading(source.name, "the picture preprocessing", local=source.local):
+    instead = "give --modality text if this is a text model, or "
+    with _loading(source.name, "the picture preprocessing", local=source.local, instead=instead):
         return AutoImageProcessor.from_pretrained(**source.arguments, **variant)
 
 
@@ -187,8 +189,11 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 @contextlib.contextmanager
-def _loading(name: str, what: str, *, local: bool) -> Iterator[None]:
-    """Keep the library quiet, and turn whatever it raises over a user's files into a FeatureError."""
+def _loading(name: str, what: str, *, local: bool, instead: str = "") -> Iterator[None]:
+    """Keep the library quiet, and turn whatever it raises over a user's files into a FeatureError.
+
+    ``instead`` is advice to give first.
+    """
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -202,7 +207,7 @@ def _loading(name: str, what: str, *, local: bool) -> Iterator[None]:
     except Exception as error:  # the library raises many kinds over damaged files; all of them are input
         said = " ".join(str(error).split()) or type(error).__name__
         raise FeatureError(
-            f"{what} of the encoder {name!r}", said[:240], _advise(name, what, local=local)
+            f"{what} of the encoder {name!r}", said[:240], instead + _advise(name, local=local)
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -210,13 +215,9 @@ def _loading(name: str, what: str, *, local: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _advise(name: str, what: str, *, local: bool) -> str:
+def _advise(name: str, *, local: bool) -> str:
     if local:
-        kind = {
-            "the tokenizer": "give --modality image if this is a picture model, or ",
-            "the picture preprocessing": "give --modality text if this is a text model, or ",
-        }.get(what, "")
-        return f"{kind}save the model again with save_pretrained, tokenizer and image processor too"
+        return "save the model again with save_pretrained, tokenizer and image processor too"
     builtin = [encoder["name"] for encoder in list_encoders()]
     close = did_you_mean(name, builtin)
     hint = f"{close} Or " if close.startswith("did") else ""

@@ -161,6 +161,11 @@ class TestBeamSearch:
             assert found.items[user][there].tolist() == list(items)
             assert torch.allclose(found.scores[user][there], torch.tensor(scores), atol=1e-5)
 
+    @pytest.mark.parametrize("among_children", [False, True])
+    def test_no_users_get_no_beams(self, among_children: bool) -> None:
+        found = beam_search(Hashed(0), Trie(random_table()), 5, among_children=among_children)
+        assert found.items.shape == (0, 5)
+
     def test_a_prefix_that_only_one_item_has_is_not_asked_about(self) -> None:
         asked: dict[int, int] = {}
 

@@ -16,6 +16,7 @@ from mmrec.models.contracts import Users
 from mmrec.models.generative.graph_vectors import graph_vectors
 from mmrec.models.generative.spelling import SemanticIDs, Speller, SpellingConfig
 from mmrec.nn import Dropout, gather
+from mmrec.transformer import hide_padding
 
 
 class Config(SpellingConfig):
@@ -70,8 +71,7 @@ class RelationAttention(nn.Module):
             for weight in self.own.weight.chunk(3)
         )
         scale = query.shape[-1] ** -0.5
-        bias = torch.zeros(present.shape, dtype=query.dtype, device=present.device)
-        bias = bias.masked_fill(~present, -torch.inf)[:, None, None, :]
+        bias = hide_padding(query.new_zeros(1, 1, t), present)
         if self.user_dim:
             scalars = torch.cat([network(users) for network in self.scalars], 1)
             related = self.shared(states).view(b, t, 3, -1) * scalars[:, None, :, None]
