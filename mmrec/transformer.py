@@ -262,15 +262,19 @@ class Decoder(nn.Module):
         return iter(self.layers)  # type: ignore[arg-type]
 
     def forward(self, rows: Tensor, memory: Spelling) -> Tensor:
-        """States ``(b, t, dim)`` of embeddings ``(b, t, dim)``, each from those up to it: for training."""
+        """States ``(n, t, dim)`` of embeddings ``(n, t, dim)``, each from those up to it: for training.
+
+        With n a multiple of the b users of the memory, the first n / b rows are of the first user, and so on: to the
+        memory all rows of a user are one sequence.
+        """
         places = torch.arange(rows.shape[1], device=rows.device)
         bias = self.bias(places, places).masked_fill(places[None, :] > places[:, None], -torch.inf)[None]
-        states = self.dropout(rows)
+        states = self.dropout(rows).view(len(memory.memory[0][0]), -1, rows.shape[2])
         for layer, read in zip(self._blocks(), memory.memory, strict=True):
-            normed = layer.norm(states)
+            normed = layer.norm(states).view(rows.shape)
             attended = layer.own(normed, *layer.own.keys_values(normed), bias)
-            states = layer.after_own(states, attended, read)
-        result: Tensor = self.dropout(self.norm(states))
+            states = layer.after_own(states, attended.view(states.shape), read)
+        result: Tensor = self.dropout(self.norm(states)).view(rows.shape)
         return result
 
     def step(self, rows: Tensor, spelling: Spelling) -> Tensor:

@@ -36,9 +36,11 @@ def examples(batches: list[SetBatch]) -> list[Example]:
     return [
         (user, tuple(sorted(item for item in items if item >= 0)), target)
         for batch in batches
-        for user, items, target in zip(
+        for user, items, targets in zip(
             batch.users.tolist(), batch.items.tolist(), batch.targets.tolist(), strict=True
         )
+        for target in targets
+        if target >= 0
     ]
 
 
@@ -59,11 +61,14 @@ def test_every_pair_with_the_other_items_of_the_user() -> None:
     ]
 
 
+@pytest.mark.parametrize("targets", [1, 4, 100])
 @pytest.mark.parametrize("max_items", [1, 5, 11, 12, 40])
-def test_never_the_target_never_twice_never_more(max_items: int) -> None:
+def test_never_a_target_never_twice_never_more(max_items: int, targets: int) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.permutation(60)[: rng.integers(0, 30)].tolist() for _ in range(40)]
-    found = list(SetBatches(data(histories(*rows)), 16, max_items).epoch(generator(3)))
+    batches = SetBatches(data(histories(*rows)), 16, max_items, targets)
+    found = list(batches.epoch(generator(3)))
+    assert len(found) == len(batches)
     made = examples(found)
     assert sorted((user, target) for user, _, target in made) == sorted(
         (user, item) for user, row in enumerate(rows) for item in row
@@ -71,11 +76,24 @@ def test_never_the_target_never_twice_never_more(max_items: int) -> None:
     for user, items, target in made:
         assert target not in items
         assert set(items) <= set(rows[user])
-        assert len(items) == len(set(items)) == min(max_items, len(rows[user]) - 1)
-    for batch in found:  # padding comes last
-        there = batch.items >= 0
-        assert (there.int().diff(dim=1) <= 0).all()
+        assert len(items) == len(set(items))
+    for batch in found:
+        for part in (batch.items, batch.targets):  # padding comes last
+            assert ((part >= 0).int().diff(dim=1) <= 0).all()
+        assert not (
+            batch.targets[:, :, None] == batch.items[:, None].where(batch.items[:, None] >= 0, -2)
+        ).any()
         assert batch.items.shape[1] <= max_items
+        assert (batch.targets >= 0).sum() <= max(16, targets)
+        for user, shown, spelt in zip(
+            batch.users.tolist(),
+            (batch.items >= 0).sum(1).tolist(),
+            (batch.targets >= 0).sum(1).tolist(),
+            strict=True,
+        ):
+            n = len(rows[user])
+            assert 1 <= spelt <= min(targets, max(1, n // 2))
+            assert shown == min(max_items, n - spelt)
 
 
 def test_all_subsets_alike() -> None:
@@ -89,13 +107,35 @@ def test_all_subsets_alike() -> None:
     assert min(counts.values()) > 220 and max(counts.values()) < 380  # 300 each, within five deviations
 
 
+def test_all_items_are_alike_beside_each_other_as_targets_and_as_what_is_shown() -> None:
+    batches = SetBatches(data(histories(list(range(6)))), 6, max_items=2, targets=3)
+    together: Counter[tuple[int, ...]] = Counter()
+    shown: Counter[tuple[int, int]] = Counter()
+    for seed in range(1000):
+        (batch,) = batches.epoch(generator(seed))
+        assert batch.targets.shape == (2, 3)  # two halves, each the target of two of the other
+        together.update(tuple(sorted(row)) for row in batch.targets.tolist())
+        shown.update(
+            (items[place], target)
+            for items, targets in zip(batch.items.tolist(), batch.targets.tolist(), strict=True)
+            for target in targets
+            for place in range(2)
+        )
+    assert set(together) == set(combinations(range(6), 3))
+    assert min(together.values()) > 60 and max(together.values()) < 145  # 100 each
+    assert len(shown) == 30
+    assert min(shown.values()) > 320 and max(shown.values()) < 480  # 400 each
+
+
 def test_order_is_that_of_the_generator_and_can_begin_anywhere() -> None:
     rng = np.random.default_rng(0)
-    batches = SetBatches(data(histories(*(rng.permutation(60)[:12].tolist() for _ in range(9)))), 10, 5)
-    one, two, other = ([examples([b]) for b in batches.epoch(generator(seed))] for seed in (2, 2, 3))
-    assert one == two != other
-    assert len(one) == len(batches) == 11
-    assert [examples([b]) for b in batches.epoch(generator(2), 4)] == one[4:]
+    rows = histories(*(rng.permutation(60)[:12].tolist() for _ in range(9)))
+    for targets, n_batches in ((1, 11), (4, 14)):
+        batches = SetBatches(data(rows), 10, 5, targets)
+        one, two, other = ([examples([b]) for b in batches.epoch(generator(seed))] for seed in (2, 2, 3))
+        assert one == two != other
+        assert len(one) == len(batches) == n_batches
+        assert [examples([b]) for b in batches.epoch(generator(2), 4)] == one[4:]
 
 
 def test_memory_grows_with_the_interactions_only() -> None:
@@ -110,7 +150,7 @@ def test_nothing_to_learn_from() -> None:
 
 
 def test_moves_to_a_device() -> None:
-    batch = SetBatch(torch.tensor([0]), torch.tensor([[1, -1]]), torch.tensor([2])).to("meta")
+    batch = SetBatch(torch.tensor([0]), torch.tensor([[1, -1]]), torch.tensor([[2]])).to("meta")
     assert {t.device.type for t in (batch.users, batch.items, batch.targets)} == {"meta"}
 
 

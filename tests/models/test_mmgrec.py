@@ -146,11 +146,26 @@ class TestPadding:
     @pytest.mark.parametrize("items", [[7, -1], [-1, -1]])
     def test_one_item_or_none(self, items: list[int]) -> None:
         model = new().train()
-        batch = SetBatch(torch.tensor([1]), torch.tensor([items]), torch.tensor([4]))
+        batch = SetBatch(torch.tensor([1]), torch.tensor([items]), torch.tensor([[4]]))
         total = torch.stack(list(model.loss(batch).values())).sum()
         total.backward()
         assert torch.isfinite(total)
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_one_reading_serves_several_targets() -> None:
+    """The loss, and what it asks of the weights, are those of a reading for each target."""
+    model = new()
+    together = SetBatch(USERS, ITEMS, torch.tensor([[6, 8, 1], [2, -1, -1], [12, 0, -1]]))
+    rows, columns = torch.nonzero(together.targets >= 0, as_tuple=True)
+    alone = SetBatch(USERS[rows], ITEMS[rows], together.targets[rows, columns][:, None])
+    gradients = []
+    for batch in (together, alone):
+        model.zero_grad()
+        torch.stack(list(model.loss(batch).values())).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert_close(one, two, 1e-5)
 
 
 def learn(model: MMGRec, data: TrainingData, steps: int, size: int = 128) -> list[float]:
@@ -162,7 +177,11 @@ def learn(model: MMGRec, data: TrainingData, steps: int, size: int = 128) -> lis
             if len(losses) == steps:
                 model.eval()
                 return losses
-            assert not (batch.items == batch.targets[:, None]).any()
+            assert (
+                not (batch.items[:, None] == batch.targets[:, :, None])
+                .logical_and(batch.items[:, None] >= 0)
+                .any()
+            )
             optimizer.zero_grad()
             total = torch.stack(list(model.loss(batch).values())).sum()
             total.backward()
@@ -171,10 +190,11 @@ def learn(model: MMGRec, data: TrainingData, steps: int, size: int = 128) -> lis
     return losses
 
 
-def test_blocks_are_learnt_and_noise_is_not() -> None:
+@pytest.mark.parametrize("targets", [1, 4])
+def test_blocks_are_learnt_and_noise_is_not(targets: int) -> None:
     planted = planted_blocks(n_users=60, n_items=40)
     data, users = planted.data, np.arange(60)
-    model = new(data)
+    model = new(data, targets=targets)
     losses = learn(model, data, 60)
     assert losses[-1] < 0.8 * losses[0]
     lists = rank(scoring(model, data.train), users, 40, 1, exclude=data.train).items
@@ -187,7 +207,7 @@ def test_blocks_are_learnt_and_noise_is_not() -> None:
     vectors = {name: rng.normal(size=array.shape).astype(np.float32) for name, array in table.arrays.items()}
     table = CodeTable("noise", table.codes, table.sizes, arrays=vectors)
     random = TrainingData(400, 40, noise, {}, codes={"items": table})
-    model = new(random)
+    model = new(random, targets=targets)
     learn(model, random, 50)
     lists = rank(scoring(model, noise, k=10, exclude=noise), np.arange(400), 40, 10, exclude=noise).items
     found = (lists == rows[:, 8:]).any(1).mean()

@@ -56,11 +56,11 @@ BATCHES: dict[str, type[Batches]] = {
 def make_batches(model: Any, data: Any, batch_size: int) -> Batches:
     """The batches that a model asks for by ``model.batches``.
 
-    Those of sequences end at ``model.max_length``; those of sets show ``model.max_items``.
+    Those of sequences end at ``model.max_length``; those of sets show ``model.max_items`` for ``model.targets``.
     """
     kind = BATCHES[model.batches]
     if issubclass(kind, SetBatches):
-        return kind(data, batch_size, model.max_items)
+        return kind(data, batch_size, model.max_items, model.targets)
     if issubclass(kind, SequenceBatches | HistoryBatches):
         return kind(data, batch_size, model.max_length)
     return kind(data, batch_size)

@@ -19,12 +19,12 @@ from mmrec.errors import DataError
 
 @dataclass(frozen=True)
 class SetBatch:
-    """One training item of some users as the target of others, which come in no order.
+    """Training items of some users as the targets of others, which come in no order.
 
     Attributes:
         users: ``(b,)`` internal user ids.
         items: ``(b, t)`` other training items of the user, then -1; t is at most ``max_items``, and at least 1.
-        targets: ``(b,)`` the item that is to be found; never among ``items``.
+        targets: ``(b, w)`` the items that are to be found, then -1; never among ``items``.
     """
 
     users: Tensor
@@ -45,36 +45,56 @@ class SetBatches:
 
     Args:
         data: Training data.
-        batch_size: Pairs per batch; the last batch may be short.
+        batch_size: Pairs per batch at most, but at least one user's; the last batch may be short.
         max_items: How many other items are shown.
+        targets: How many items of a user are the targets of the same others, at most; half of them, who has fewer than
+            twice as many, lest nothing be left to show.
 
     Raises:
         DataError: No training interactions.
     """
 
-    def __init__(self, data: TrainingData, batch_size: int, max_items: int = 32) -> None:
+    def __init__(self, data: TrainingData, batch_size: int, max_items: int = 32, targets: int = 1) -> None:
         if not len(data.train.items):
             raise DataError("training interactions", "none", "check the split with mmrec data show")
-        self._train, self._users = data.train, data.train.users
-        self.batch_size, self.max_items = batch_size, max_items
+        self._train = data.train
+        self.batch_size, self.max_items, self.targets = max(1, batch_size // targets), max_items, targets
+        counts = data.train.counts
+        widths = np.minimum(targets, np.maximum(counts // 2, 1))
+        blocks = -(-counts // widths)
+        self._users = np.repeat(np.arange(len(counts)), blocks)
+        own = np.arange(len(self._users)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        self._before = own * widths[self._users]  # items of the user in the blocks before
+        self._sizes = np.minimum(widths[self._users], counts[self._users] - self._before)
 
     def __len__(self) -> int:
         return -(-len(self._users) // self.batch_size)
 
     def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[SetBatch]:
         """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
-        others = self._train.counts[self._users] - 1
+        train = self._train
+        others = train.counts[self._users] - self._sizes
         groups = group_by_length(np.minimum(others, self.max_items), self.batch_size, generator)
         seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
+        items = train.items
+        if self.targets > 1:  # who is a target together with whom
+            keys = torch.rand(len(items), generator=generator, dtype=torch.float64).numpy()
+            items = items[np.lexsort([keys, train.users])]
         for places, seed in zip(groups[first:], seeds[first:], strict=True):
-            users = self._users[places]
-            starts = self._train.offsets[users]
+            users, sizes = self._users[places], self._sizes[places][:, None]
+            starts, before = train.offsets[users][:, None], self._before[places][:, None]
             chosen = _subsets(others[places], self.max_items, np.random.default_rng(seed))
-            own = (places - starts)[:, None]
-            found = starts[:, None] + chosen + (chosen >= own)  # the target's own place is passed over
-            items = np.where(chosen < 0, -1, self._train.items[np.where(chosen < 0, 0, found)])
-            targets = torch.from_numpy(self._train.items[places])
-            yield SetBatch(torch.from_numpy(users), torch.from_numpy(items), targets)
+            shown = chosen + (chosen >= before) * sizes  # the targets' own places are passed over
+            columns = np.arange(sizes.max())
+            yield SetBatch(
+                torch.from_numpy(users),
+                _found(items, starts + shown, chosen >= 0),
+                _found(items, starts + before + columns, columns < sizes),
+            )
+
+
+def _found(items: Ids, places: Ids, there: NDArray[np.bool_]) -> Tensor:
+    return torch.from_numpy(np.where(there, items[np.where(there, places, 0)], -1))
 
 
 def _subsets(counts: Ids, size: int, rng: np.random.Generator) -> Ids:

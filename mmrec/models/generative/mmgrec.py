@@ -28,6 +28,11 @@ class Config(SpellingConfig):
     layers: int = Field(2, ge=1, description="blocks of the encoder, and of the decoder")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of values left out in training")
     max_items: int = Field(32, ge=1, description="how many of a user's items are read")
+    targets: int = Field(
+        1,
+        ge=1,
+        description="how many of a user's items are spelt from one reading of others in training: more take less time",
+    )
     relation: bool = Field(
         True, description="attention also weighs pairs of items by what the user's vector says"
     )
@@ -109,7 +114,8 @@ class MMGRec(nn.Module):
 
     h are the frozen vectors of the graph network that the codes were made with (``mmrec tokenize --method graph-rqvae``).
     The encoder reads ``W h_j`` of the items without any positions, through :class:`RelationAttention`; the decoder
-    spells the ID. Every training item of a user is once an epoch the target of up to ``max_items`` others.
+    spells the ID. Every training item of a user is once an epoch the target of up to ``max_items`` others, which are read
+    once for ``targets`` such items.
 
     The graph network was trained on the pairs that are spelt here, so in training the vectors of a user's other items tell
     more of the target than those of a new user's items will: the more so, the fewer interactions an item has.
@@ -132,7 +138,7 @@ class MMGRec(nn.Module):
 
     def __init__(self, config: Config, data: TrainingData) -> None:
         super().__init__()
-        self.config, self.max_items = config, config.max_items
+        self.config, self.max_items, self.targets = config, config.max_items, config.targets
         users, items = graph_vectors(data)
         self.register_buffer("user_vectors", users)  # both saved: weights are of these vectors
         self.register_buffer("item_vectors", items)
@@ -161,7 +167,10 @@ class MMGRec(nn.Module):
 
     def loss(self, batch: SetBatch) -> dict[str, Tensor]:
         """Cross-entropy of the codes of each level."""
-        return self.ids.loss(*self.encode(batch.users, batch.items), batch.targets)
+        targets = batch.targets.flatten()
+        there = targets >= 0
+        states = self.ids.states(*self.encode(batch.users, batch.items), targets.clamp(min=0))
+        return self.ids.code_losses(states[there], targets[there])
 
     def speller(self, users: Users) -> Speller:
         """What spells the items of a block of users."""

@@ -86,12 +86,12 @@ class SemanticIDs(nn.Module):
         return F.linear(states, self.embedding.weight[start : start + self.trie.sizes[level]])
 
     def states(self, memory: Tensor, present: Tensor, targets: Tensor) -> Tensor:
-        """The decoder's states ``(b, levels, dim)`` before each code of the targets ``(b,)``.
+        """The decoder's states ``(n, levels, dim)`` before each code of the targets ``(n,)``.
 
         Args:
             memory: The encoder's states ``(b, t, dim)``.
             present: ``(b, t)`` False at padding.
-            targets: Items to spell.
+            targets: Items to spell; the first n / b from the first row of the memory, the next from the second.
         """
         spelt = gather(self.embedding(), (self.codes[targets] + self.offsets)[:, :-1])
         rows = torch.cat([self.begin.expand(len(targets), 1, -1), spelt], 1)
@@ -99,7 +99,7 @@ class SemanticIDs(nn.Module):
         return states
 
     def loss(self, memory: Tensor, present: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Mean cross-entropy of each level's code of the targets ``(b,)``; their sum is that of the whole ID.
+        """Mean cross-entropy of each level's code of the targets ``(n,)``; their sum is that of the whole ID.
 
         See :meth:`states` for the arguments.
         """
