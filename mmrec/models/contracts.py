@@ -11,7 +11,8 @@ A model class declares in one line each::
 and is built by ``__init__(self, config, data)`` with :class:`mmrec.data.dataset.TrainingData`, or, where it ranks rows
 (``batches = "rows"``), with :class:`mmrec.data.rows.table.RowData`. The kinds of batches are those of
 :data:`mmrec.data.batches.BATCHES`; a model of sequences also says ``max_length``, how far back it looks, one of
-sets ``max_items``, how many it looks at, and a model of semantic IDs ``codes``: "one" table or "several".
+sets ``max_items``, how many it looks at, and ``targets``, for how many others at once, and a model of semantic IDs
+``codes``: "one" table or "several".
 
 Optional, found by name: ``on_epoch(generator)``, called at the start of every training epoch;
 ``explain(users) -> Explanation``, for ``mmrec explain``; ``rescore(speller, spell) -> (b, n_items)`` of a generator that

@@ -58,23 +58,24 @@ class SetBatches:
         if not len(data.train.items):
             raise DataError("training interactions", "none", "check the split with mmrec data show")
         self._train = data.train
-        self.batch_size, self.max_items, self.targets = max(1, batch_size // targets), max_items, targets
+        self._readings = max(1, batch_size // targets)  # in a batch
+        self.max_items, self.targets = max_items, targets
         counts = data.train.counts
         widths = np.minimum(targets, np.maximum(counts // 2, 1))
-        blocks = -(-counts // widths)
+        blocks = -(-counts // widths)  # of targets of the same others
         self._users = np.repeat(np.arange(len(counts)), blocks)
         own = np.arange(len(self._users)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         self._before = own * widths[self._users]  # items of the user in the blocks before
         self._sizes = np.minimum(widths[self._users], counts[self._users] - self._before)
 
     def __len__(self) -> int:
-        return -(-len(self._users) // self.batch_size)
+        return -(-len(self._users) // self._readings)
 
     def epoch(self, generator: torch.Generator, first: int = 0) -> Iterator[SetBatch]:
         """The batches of one epoch from number ``first`` on; the generator alone decides what they hold."""
         train = self._train
         others = train.counts[self._users] - self._sizes
-        groups = group_by_length(np.minimum(others, self.max_items), self.batch_size, generator)
+        groups = group_by_length(np.minimum(others, self.max_items), self._readings, generator)
         seeds = torch.randint(2**62, (len(groups),), generator=generator).tolist()
         items = train.items
         if self.targets > 1:  # who is a target together with whom
