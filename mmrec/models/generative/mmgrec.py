@@ -117,8 +117,9 @@ class MMGRec(nn.Module):
     spells the ID. Every training item of a user is once an epoch the target of up to ``max_items`` others, which are read
     once for ``targets`` such items.
 
-    The graph network was trained on the pairs that are spelt here, so in training the vectors of a user's other items tell
-    more of the target than those of a new user's items will: the more so, the fewer interactions an item has.
+    The graph network was trained on the pairs that are spelt here, so in training the frozen vectors tell more of the target
+    than they will of an item to come: the user's own above all, which only the relation term reads, and the more so, the
+    fewer interactions there are. ``relation=False`` can be better by far.
 
     Source: Liu et al., "MMGRec: Multimodal Generative Recommendation with Transformer Model", 2024, and its code, whose
     sizes are the defaults. Other than there, the target is not among the items that are read, the norms have learned
