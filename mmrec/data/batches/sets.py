@@ -82,20 +82,16 @@ class SetBatches:
             keys = torch.rand(len(items), generator=generator, dtype=torch.float64).numpy()
             items = items[np.lexsort([keys, train.users])]
         for places, seed in zip(groups[first:], seeds[first:], strict=True):
-            users, sizes = self._users[places], self._sizes[places][:, None]
-            starts, before = train.offsets[users][:, None], self._before[places][:, None]
+            users, sizes, before = self._users[places], self._sizes[places], self._before[places]
+            starts = train.offsets[users]
             chosen = _subsets(others[places], self.max_items, np.random.default_rng(seed))
-            shown = chosen + (chosen >= before) * sizes  # the targets' own places are passed over
-            columns = np.arange(sizes.max())
-            yield SetBatch(
-                torch.from_numpy(users),
-                _found(items, starts + shown, chosen >= 0),
-                _found(items, starts + before + columns, columns < sizes),
+            passed = np.where(chosen >= before[:, None], sizes[:, None], 0)  # the targets' own places
+            shown = np.where(
+                chosen < 0, -1, items[np.where(chosen < 0, 0, starts[:, None] + chosen + passed)]
             )
-
-
-def _found(items: Ids, places: Ids, there: NDArray[np.bool_]) -> Tensor:
-    return torch.from_numpy(np.where(there, items[np.where(there, places, 0)], -1))
+            begins = starts + before
+            targets, _ = windows(items, begins, begins + sizes, int(sizes.max()))
+            yield SetBatch(torch.from_numpy(users), torch.from_numpy(shown), targets)
 
 
 def _subsets(counts: Ids, size: int, rng: np.random.Generator) -> Ids:
