@@ -23,21 +23,11 @@ def nearest_neighbours(vectors: Tensor, k: int, *, block_bytes: int = BLOCK_BYTE
     The row itself is a neighbour (cosine 1). Ties go to the lower id. A zero vector has cosine 0 to everything and
     keeps only itself: its other entries are -1. Memory is ``O(n d + block_bytes)``, never ``O(n²)``.
     """
-    n = len(vectors)
-    k = min(k, n)
     unit = F.normalize(vectors.float(), dim=1)
-    # Blocks of one shape, never a single row: else equal vectors could get cosines that round differently.
-    rows_per_block = min(n, max(2, block_bytes // (4 * n)))
-    similarity = unit.new_empty(rows_per_block, n)
-    ids, cosines = similarity.new_empty(n, k, dtype=torch.int64), similarity.new_empty(n, k)
-    for start in range(0, n, rows_per_block):
-        stop = min(start + rows_per_block, n)
-        rows = slice(stop - rows_per_block, stop)  # the last block begins inside the one before
-        torch.mm(unit[rows], unit.T, out=similarity)
-        ids[rows], cosines[rows] = top_items(similarity, k)
+    ids, cosines = _largest(unit, unit, k, block_bytes)
     empty = ~vectors.any(dim=1)
     ids[empty] = -1
-    ids[empty, 0] = empty.nonzero().squeeze(1)
+    ids[empty, :1] = empty.nonzero()
     return ids, cosines
 
 
@@ -49,13 +39,23 @@ def neighbours_among(
     Ties go to the lower id.
     """
     unit, others = F.normalize(queries.double(), dim=1), F.normalize(known.double(), dim=1)
-    rows_per_block = max(1, block_bytes // (8 * max(len(known), 1)))
-    blocks = [top_items(block @ others.T, min(k, len(known))) for block in torch.split(unit, rows_per_block)]
-    if not blocks:
-        empty = queries.new_empty(0, min(k, len(known)))
-        return empty.long(), empty.double()
-    ids, cosines = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return ids, cosines
+    return _largest(unit, others, k, block_bytes)
+
+
+def _largest(queries: Tensor, known: Tensor, k: int, block_bytes: int) -> tuple[Tensor, Tensor]:
+    """Ids and inner products ``(m, min(k, n))`` of the ``known (n, d)`` that have the largest with each of ``queries (m, d)``."""
+    m, n = len(queries), len(known)
+    ids, products = known.new_empty(m, min(k, n), dtype=torch.int64), known.new_empty(m, min(k, n))
+    # Each distinct row once: a product of the same rows can round differently from one column to another.
+    distinct, copies = torch.unique(known, dim=0, return_inverse=True)
+    distinct = known if len(distinct) == n else distinct
+    rows_per_block = max(1, block_bytes // (known.element_size() * max(n, 1)))
+    buffer = known.new_empty(min(m, rows_per_block), len(distinct))
+    for start in range(0, m, rows_per_block):
+        rows = slice(start, start + rows_per_block)
+        block = torch.mm(queries[rows], distinct.T, out=buffer[: len(queries[rows])])
+        ids[rows], products[rows] = top_items(block if distinct is known else block[:, copies], k)
+    return ids, products
 
 
 def item_neighbours(table: FeatureTable, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +73,7 @@ def item_neighbours(table: FeatureTable, k: int) -> tuple[Tensor, Tensor, Tensor
         rows = own.unsqueeze(1).expand_as(ids)[valid]
         return {"rows": rows.numpy(), "columns": own[ids[valid]].numpy(), "cosines": cosines[valid].numpy()}
 
-    arrays = cached("item-neighbours-1", {"features": table.hash, "k": k}, make)
+    arrays = cached("item-neighbours-2", {"features": table.hash, "k": k}, make)
     return (
         torch.from_numpy(arrays["rows"]),
         torch.from_numpy(arrays["columns"]),

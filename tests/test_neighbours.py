@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from mmrec import neighbours
 from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
-from mmrec.neighbours import co_users, item_neighbours, nearest_neighbours
+from mmrec.neighbours import co_users, item_neighbours, nearest_neighbours, neighbours_among
 from tests.dense import assert_close, cosines, neighbour_lists
 
 
@@ -59,8 +59,8 @@ class TestNearestNeighbours:
 
     @pytest.mark.parametrize("rows", [1, 2, 100, 300])
     def test_copies_of_a_vector_tie_whatever_the_block(self, rows: int) -> None:
-        # Items without a picture of their own often share one vector; the sums must then round alike, also in a
-        # block of a single row (here the last of 301).
+        # Items without a picture of their own often share one vector. Columns of a product round differently on some
+        # processors (the last of 301, say), and so do rows of a block of another size.
         rng = np.random.default_rng(2)
         kinds = rng.integers(0, 30, 301)
         vectors = torch.from_numpy(rng.normal(size=(30, 100)).astype(np.float32)[kinds])
@@ -70,6 +70,14 @@ class TestNearestNeighbours:
             assert ids[row, : len(same)].tolist() == same[:14].tolist()
         unblocked, _ = nearest_neighbours(vectors, 14)
         assert torch.equal(ids, unblocked)
+        among, _ = neighbours_among(vectors, vectors, 14, block_bytes=8 * 301 * rows)
+        assert torch.equal(ids, among)
+
+    @pytest.mark.parametrize(("m", "n"), [(0, 4), (2, 0), (0, 0)])
+    def test_nobody_is_near_nobody(self, m: int, n: int) -> None:
+        ids, cosines = neighbours_among(torch.ones(m, 3), torch.ones(n, 3), 2)
+        assert ids.shape == cosines.shape == (m, min(2, n))
+        assert nearest_neighbours(torch.ones(m, 3), 5)[0].shape == (m, m)
 
     def test_scale_of_a_vector_does_not_matter(self) -> None:
         vectors = torch.randn(40, 6)

@@ -135,7 +135,7 @@ def test_logits_are_those_of_the_run(
         calibration.probabilities(expected), abs=1e-6
     )
     one = ranker.logits([7], np.arange(N_ITEMS))
-    assert one == pytest.approx(expected.reshape(N_USERS, N_ITEMS)[7], abs=1e-6)
+    assert one == pytest.approx(expected.reshape(N_USERS, N_ITEMS)[7], rel=1e-6, abs=1e-6)
 
 
 def test_the_histories_are_those_of_rows(

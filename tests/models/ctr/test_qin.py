@@ -159,5 +159,5 @@ def test_a_layer_of_one_row_in_training() -> None:
 def test_learns_what_a_history_has_to_do_with_the_target(rows: Any) -> None:
     data = planted_rows(600)
     model = build(QIN, data, dim=8, layers=2, dropout=0.0, rows=rows)
-    losses = fit(model, data, epochs=8)
-    assert losses[-1] < losses[0] / 2 and area(model, data) > 0.95
+    losses = fit(model, data, epochs=12, lr=0.005)  # at 0.02 the loss jumps, elsewhere on each processor
+    assert losses[-1] < losses[0] / 4 and area(model, data) > 0.99
