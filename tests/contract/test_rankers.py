@@ -131,7 +131,7 @@ class TestEveryRanker:
         assert not model.inputs.table.weight[model.inputs.paddings].any()
 
     def test_loss_falls(self, kind: Any) -> None:
-        careful = kind.__name__ == "TransformerDCN"  # its crosses are wide: larger steps make them diverge
+        careful = kind.__name__ in ("BST", "QIN", "TransformerDCN")  # larger steps can make them diverge
         losses = fit(build(kind, DATA), DATA, epochs=30, lr=0.002 if careful else 0.02)
         assert losses[-1] < 0.8 * losses[0]
 
