@@ -46,15 +46,18 @@ def _largest(queries: Tensor, known: Tensor, k: int, block_bytes: int) -> tuple[
     """Ids and inner products ``(m, min(k, n))`` of the ``known (n, d)`` that have the largest with each of ``queries (m, d)``."""
     m, n = len(queries), len(known)
     ids, products = known.new_empty(m, min(k, n), dtype=torch.int64), known.new_empty(m, min(k, n))
-    # Each distinct row once: a product of the same rows can round differently from one column to another.
-    distinct, copies = torch.unique(known, dim=0, return_inverse=True)
-    distinct = known if len(distinct) == n else distinct
+    # A product of the same rows can round differently from one column to another: copies take the column of the first.
+    _, kinds = torch.unique(known, dim=0, return_inverse=True)
+    every = torch.arange(n, device=known.device)
+    first = torch.full_like(every, n).scatter_reduce(0, kinds, every, "amin")[kinds]
+    copies = (first != every).nonzero().squeeze(1)
     rows_per_block = max(1, block_bytes // (known.element_size() * max(n, 1)))
-    buffer = known.new_empty(min(m, rows_per_block), len(distinct))
+    buffer = known.new_empty(min(m, rows_per_block), n)
     for start in range(0, m, rows_per_block):
         rows = slice(start, start + rows_per_block)
-        block = torch.mm(queries[rows], distinct.T, out=buffer[: len(queries[rows])])
-        ids[rows], products[rows] = top_items(block if distinct is known else block[:, copies], k)
+        block = torch.mm(queries[rows], known.T, out=buffer[: len(queries[rows])])
+        block[:, copies] = block[:, first[copies]]
+        ids[rows], products[rows] = top_items(block, k)
     return ids, products
 
 
