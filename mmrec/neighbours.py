@@ -10,6 +10,7 @@ from torch import Tensor
 from mmrec.cache import cached
 from mmrec.data.histories import Histories
 from mmrec.encode.features import FeatureTable
+from mmrec.ragged import first_places
 from mmrec.rank import top_items
 
 BLOCK_BYTES = (
@@ -48,9 +49,8 @@ def _largest(queries: Tensor, known: Tensor, k: int, block_bytes: int) -> tuple[
     ids, products = known.new_empty(m, min(k, n), dtype=torch.int64), known.new_empty(m, min(k, n))
     # A product of the same rows can round differently from one column to another: copies take the column of the first.
     _, kinds = torch.unique(known, dim=0, return_inverse=True)
-    every = torch.arange(n, device=known.device)
-    first = torch.full_like(every, n).scatter_reduce(0, kinds, every, "amin")[kinds]
-    copies = (first != every).nonzero().squeeze(1)
+    first = first_places(kinds)[kinds]
+    copies = (first != torch.arange(n, device=known.device)).nonzero().squeeze(1)
     rows_per_block = max(1, block_bytes // (known.element_size() * max(n, 1)))
     buffer = known.new_empty(min(m, rows_per_block), n)
     for start in range(0, m, rows_per_block):

@@ -82,6 +82,14 @@ def find_distinct(ids: Tensor) -> tuple[Tensor, Groups]:
     return distinct, Groups(torch.empty_like(order).index_copy_(0, order, places), len(distinct), order)
 
 
+def first_places(ids: Tensor) -> Tensor:
+    """Where each distinct id of ``(b,)`` occurs first, in ascending order of the ids."""
+    ordered, order = ids.sort(stable=True)
+    first = torch.ones_like(ids, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return order[first]
+
+
 def take(rows: Tensor, index: Tensor) -> Tensor:
     """Rows ``(*index.shape, d)`` of a table ``(n, d)``."""
     return Groups(index.flatten(), len(rows)).take(rows).view(*index.shape, -1)

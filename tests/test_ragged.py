@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrec.ragged import Groups, Links, find_distinct
+from mmrec.ragged import Groups, Links, find_distinct, first_places
 from tests.dense import assert_close
 
 IDS = torch.tensor([7, 0, 7, 3, 9, 3, 7])
@@ -78,3 +78,7 @@ def test_links_are_a_sparse_matrix() -> None:
         lambda q, v, w: links.pool(w * links.dots(q, v), v), (queries, vectors, weights)
     )
     assert torch.autograd.gradcheck(links.mean, (vectors,))
+
+
+def test_first_places() -> None:
+    assert first_places(torch.tensor([5, 2, 5, 9, 2, 0])).tolist() == [5, 1, 0, 3]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmrec.data.batches import PairBatch
 from mmrec.data.dataset import TrainingData
-from mmrec.models.graph.mgcn import first_places
 from tests.dense import (
     assert_close,
     cosines,
@@ -244,10 +243,6 @@ class TestProperties:
         assert_close(model._contrast(side, behaviour, nodes), expected)
         twice = [torch.cat([rows, rows[[1, 3]]]) for rows in (side, behaviour, nodes)]
         assert_close(model._contrast(*twice), expected)
-
-
-def test_first_places() -> None:
-    assert first_places(torch.tensor([5, 2, 5, 9, 2, 0])).tolist() == [5, 1, 0, 3]
 
 
 def test_nodes_without_content_live_from_behaviour_alone() -> None:

@@ -22,6 +22,7 @@ from mmrec.nn import (
     gather,
     product_rows,
 )
+from mmrec.ragged import first_places
 
 
 class Config(ModelConfig):
@@ -153,11 +154,3 @@ class View(nn.Module):
         for _ in range(self.layers):
             items = graph.propagate(self.graph, items)
         return items
-
-
-def first_places(ids: Tensor) -> Tensor:
-    """Where each distinct id of ``(b,)`` occurs first, in ascending order of the ids."""
-    ordered, order = ids.sort(stable=True)
-    first = torch.ones_like(ids, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    return order[first]

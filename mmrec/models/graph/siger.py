@@ -16,6 +16,7 @@ from mmrec.data.histories import Histories
 from mmrec.models.graph import mgcn
 from mmrec.neighbours import co_users
 from mmrec.nn import batch_nodes, gather, perturb
+from mmrec.ragged import first_places
 
 
 class Config(mgcn.Config):
@@ -81,7 +82,7 @@ class SIGER(mgcn.MGCN):
         ):
             own, b = nodes[cut], behaviour[cut]
             terms[f"contrast_{name}"] = self.config.contrast_weight * self._contrast(side[cut], b, own)
-            places = mgcn.first_places(own)  # a node that comes twice is not its own negative
+            places = first_places(own)  # a node that comes twice is not its own negative
             terms[f"noise_{name}"] = self.own.noise_weight * self._between_views(gather(final[cut], places))
             parts = gather(views[cut], places).view(len(places), len(self.views), -1)
             terms[f"anchor_{name}"] = self.own.anchor_weight * anchor_loss(
